@@ -54,7 +54,7 @@ type Message struct {
 // PostRequest is the body of POST /api/v1/channels/{id}/messages.
 type PostRequest struct {
 	Text        string              `json:"text" doc:"1 to 40,000 characters of UTF-8"`
-	ThreadRoot  *topology.MessageID `json:"thread_root,omitempty" doc:"the top-level message to reply to"`
+	ThreadRoot  *topology.MessageID `json:"thread_root,omitempty" nullable:"true" doc:"the top-level message to reply to"`
 	ClientMsgID string              `json:"client_msg_id,omitempty" doc:"makes the post safe to repeat for 24 h; the same as Idempotency-Key"`
 }
 
@@ -157,4 +157,10 @@ type Edge struct {
 // EdgesResponse answers GET /api/v1/edges.
 type EdgesResponse struct {
 	Edges []Edge `json:"edges"`
+}
+
+// MemberPage is a page of a channel's members, by user id.
+type MemberPage struct {
+	UserIDs []topology.UserID `json:"user_ids"`
+	Next    string            `json:"next,omitempty"`
 }

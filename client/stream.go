@@ -1,0 +1,248 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"parley/internal/problem"
+	"parley/internal/topology"
+	"parley/internal/wire/chat"
+)
+
+// Event is one server event: what it starts with, and its bytes to decode.
+type Event struct {
+	chat.Envelope
+	Raw []byte
+}
+
+// Stream keeps a socket open at one of several edges. It counts every channel's
+// rev: a change comes once, in order, over however many sockets it takes, and a
+// hole, which must not be, ends the socket and is repaired by a resume.
+//
+// I1 Per channel, the revs handed over are c+1, c+2 … from the cursor c on,
+// unless a reset event lies between. I2 A cursor moves when its event is handed
+// over, never before.
+type Stream struct {
+	edges []*Client
+	log   *slog.Logger
+	out   chan Event
+
+	mu      sync.Mutex
+	socket  *Socket // nil while there is none
+	cursors map[topology.ChannelID]topology.Rev
+	began   bool // a hello was had: from then on sockets resume
+}
+
+// streamQueueMax bounds events that were read and not yet taken by Next.
+const streamQueueMax = 256
+
+// NewStream makes a stream over edges, in order of preference. Cursors, if not
+// nil, are those of a former stream. Run does the work.
+func NewStream(edges []*Client, cursors map[topology.ChannelID]topology.Rev, log *slog.Logger) (*Stream, error) {
+	if len(edges) == 0 {
+		return nil, problem.Field("edges", "at least one edge is needed")
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Stream{edges: edges, log: log, out: make(chan Event, streamQueueMax), cursors: maps.Clone(cursors), began: cursors != nil}
+	if s.cursors == nil {
+		s.cursors = make(map[topology.ChannelID]topology.Rev)
+	}
+	return s, nil
+}
+
+// Events hands over the events; it is closed when Run returns.
+func (s *Stream) Events() <-chan Event { return s.out }
+
+// Cursors is a copy of how far each channel has come.
+func (s *Stream) Cursors() map[topology.ChannelID]topology.Rev {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.cursors)
+}
+
+// Send sends a frame on the present socket; Unavailable while there is none.
+func (s *Stream) Send(f chat.ClientFrame) error {
+	s.mu.Lock()
+	socket := s.socket
+	s.mu.Unlock()
+	if socket == nil {
+		return problem.New(problem.Unavailable, "not connected; connecting again")
+	}
+	return socket.Send(f)
+}
+
+// Run connects, and connects again, until ctx ends or the token is refused.
+func (s *Stream) Run(ctx context.Context) error {
+	defer close(s.out)
+	failures := 0
+	for at := 0; ; at++ {
+		held, err := s.serve(ctx, s.edges[at%len(s.edges)])
+		if ctx.Err() != nil {
+			return nil
+		}
+		if IsGone(err) {
+			return err
+		}
+		s.log.Info("socket ended; connecting again", "err", err)
+		if failures++; held {
+			failures = 0
+		}
+		if err := pause(ctx, backoff(failures)); err != nil {
+			return nil
+		}
+	}
+}
+
+// serve holds one socket; held says that it worked for a while.
+func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error) {
+	s.mu.Lock()
+	resume := s.began
+	s.mu.Unlock()
+	socket, err := edge.Dial(ctx, resume)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = socket.Close() }() // the reason is in err
+	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
+	defer stop()
+	if resume {
+		if err := socket.Resume(s.Cursors()); err != nil {
+			return false, err
+		}
+	}
+	s.hold(socket)
+	defer s.hold(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go heartbeat(ctx, socket)
+	for {
+		raw, e, err := socket.Read()
+		if err != nil {
+			return held, err
+		}
+		if e.Type == chat.TypeGoaway {
+			return true, s.leave(ctx, raw)
+		}
+		if err := s.take(ctx, Event{Envelope: e, Raw: raw}, resume); err != nil {
+			return held, err
+		}
+		held = true
+	}
+}
+
+func (s *Stream) hold(socket *Socket) {
+	s.mu.Lock()
+	s.socket = socket
+	s.mu.Unlock()
+}
+
+// take hands one event over, if it is new, and moves its cursor.
+func (s *Stream) take(ctx context.Context, e Event, resumed bool) error {
+	key, rev := e.ChannelID, e.Rev
+	if e.URev != 0 && e.Type == chat.TypeChannel {
+		key, rev = chat.UserCursor, topology.Rev(e.URev)
+	}
+	s.mu.Lock()
+	at, known := s.cursors[key]
+	s.mu.Unlock()
+	switch {
+	case e.Type == chat.TypeHello:
+		return s.hello(ctx, e, resumed)
+	case e.Type == chat.TypeResumed, e.Type == chat.TypeReset:
+	case rev == 0:
+		return s.hand(ctx, e)
+	case known && rev <= at:
+		return nil
+	case known && rev > at+1 && key != chat.UserCursor:
+		return problem.New(problem.Unavailable, "channel %s went from rev %d to %d; resuming", key, at, rev)
+	}
+	if err := s.hand(ctx, e); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lost(e) {
+		delete(s.cursors, e.ChannelID)
+	}
+	s.cursors[key] = rev
+	return nil
+}
+
+// lost reports whether an event says that the user has lost a channel: its revs
+// go on without the user, and begin anew when the channel is gained again.
+func lost(e Event) bool {
+	if e.Type != chat.TypeChannel || e.URev == 0 {
+		return false
+	}
+	var c chat.ChannelEvent
+	return json.Unmarshal(e.Raw, &c) == nil && c.Event == chat.ChannelLost
+}
+
+// hello starts the cursors with the first hello; later ones only pass through.
+func (s *Stream) hello(ctx context.Context, e Event, resumed bool) error {
+	var h chat.Hello
+	if err := json.Unmarshal(e.Raw, &h); err != nil {
+		return problem.Wrap(err, problem.Internal, "the hello can't be decoded")
+	}
+	if err := s.hand(ctx, e); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !resumed {
+		s.cursors[chat.UserCursor] = topology.Rev(h.URev)
+		for _, c := range h.Channels {
+			s.cursors[c.ID] = c.Rev
+		}
+	}
+	s.began = true
+	return nil
+}
+
+func (s *Stream) hand(ctx context.Context, e Event) error {
+	select {
+	case s.out <- e:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leave waits for its turn within the time a goaway gives, then leaves.
+func (s *Stream) leave(ctx context.Context, raw []byte) error {
+	var g chat.GoawayEvent
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return problem.Wrap(err, problem.Internal, "the goaway can't be decoded")
+	}
+	if g.AfterMS > 0 {
+		if err := pause(ctx, rand.N(time.Duration(g.AfterMS)*time.Millisecond)/2); err != nil {
+			return err
+		}
+	}
+	return problem.New(problem.Unavailable, "the edge asked to leave: %s", g.Reason)
+}
+
+// heartbeat tells the edge that the user's client lives.
+func heartbeat(ctx context.Context, s *Socket) {
+	t := time.NewTicker(heartbeatEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if s.Send(chat.ClientFrame{Type: chat.TypePing}) != nil {
+				return // the reader sees it, too
+			}
+		}
+	}
+}
+
+const heartbeatEvery = 10 * time.Second

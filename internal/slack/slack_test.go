@@ -1,0 +1,121 @@
+package slack_test
+
+import (
+	"archive/zip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"parley/internal/problem"
+	"parley/internal/slack"
+)
+
+var now = time.Unix(1_700_000_000, 0) //nolint:gochecknoglobals // a constant
+
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "export.zip")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := zip.NewWriter(f)
+	for name, data := range files {
+		w, err := z.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func good() map[string]string {
+	return map[string]string{
+		"users.json":    `[{"id":"U1","name":"ann","profile":{"real_name":"Ann"}},` + "\n" + `{"id":"U2","name":"bob"}]`,
+		"channels.json": `[{"id":"C1","name":"general","created":1600000000,"members":["U1","U2"],"purpose":{"value":"talk"}}]`,
+		"general/2020-09-14.json": `[
+{"type":"message","user":"U2","text":"second","ts":"1600000002.000000"},
+{"type":"message","user":"U1","text":"first","ts":"1600000001.000100","thread_ts":"1600000001.000100"},
+{"type":"message","subtype":"channel_join","user":"U2","text":"joined","ts":"1600000002.500000"}
+]`,
+		"general/2020-09-15.json": `[
+{"type":"message","user":"U2","text":"reply","ts":"1600080000.000000","thread_ts":"1600000001.000100"},
+{"type":"message","subtype":"bot_message","bot_id":"B1","username":"Builder","text":"","attachments":[{"fallback":"built"}],"ts":"1600080001.000000","thread_ts":"1500000000.000000"}
+]`,
+	}
+}
+
+func TestOpen(t *testing.T) {
+	e, err := slack.Open(write(t, good()), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Digest = ""
+	want := &slack.Export{
+		Users: []slack.User{{ID: "U1", Name: "ann", DisplayName: "Ann"}, {ID: "U2", Name: "bob", DisplayName: "bob"}, {ID: "B1", Name: "bot-B1", DisplayName: "Builder"}},
+		Channels: []slack.Channel{{
+			ID: "C1", Name: "general", Topic: "talk", Created: 1_600_000_000_000_000, Members: []string{"U1", "U2"},
+			Messages: []slack.Message{
+				{User: "U1", TS: 1_600_000_001_000_100, Text: "first", Root: -1},
+				{User: "U2", TS: 1_600_000_002_000_000, Text: "second", Root: -1},
+				{User: "U2", TS: 1_600_080_000_000_000, Text: "reply", Root: 0},
+				{User: "B1", TS: 1_600_080_001_000_000, Text: "built", Root: -1},
+			},
+		}},
+		Skipped: map[string]int{"notices (channel_join)": 1, "links to messages that are not in the export": 1},
+	}
+	if d := cmp.Diff(want, e); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestOpen_ErrorsNameFileAndLine(t *testing.T) {
+	const day = "general/2020-09-15.json"
+	for name, c := range map[string]struct{ file, data, want string }{
+		"no users":          {"users.json", "", "users.json:1: must be a JSON array"},
+		"not an array":      {day, `{"a":1}`, day + ":1: must be a JSON array"},
+		"cut off":           {day, "[\n{\"user\":\"U1\",", day + ":2: the file ends in the middle"},
+		"broken JSON":       {day, "[\n{\"user\":\"U1\",\n}]", day + ":3: invalid character"},
+		"wrong type":        {day, "[\n{\"user\":\"U1\",\"text\":7,\"ts\":\"1600080000.000000\"}]", day + ":2: text: must be a string"},
+		"unknown user":      {day, "[\n\n{\"user\":\"U9\",\"text\":\"x\",\"ts\":\"1600080000.000000\"}]", day + `:3: user: "U9" is not in users.json`},
+		"no author":         {day, `[{"text":"x","ts":"1600080000.000000"}]`, day + ":1: user: is missing"},
+		"bad ts":            {day, `[{"user":"U1","text":"x","ts":"1600080000"}]`, day + ":1: ts: "},
+		"future":            {day, `[{"user":"U1","text":"x","ts":"1800080000.000000"}]`, day + ":1: ts: 1800080000.000000 is in the future"},
+		"time twice":        {day, `[{"user":"U1","text":"x","ts":"1600000002.000000"}]`, day + ":1: ts: 2020-09-13 12:26:42.000000 is that of general/2020-09-14.json:2, too"},
+		"too long":          {day, `[{"user":"U1","text":"` + strings.Repeat("é", 40_001) + `","ts":"1600080000.000000"}]`, day + ":1: text: has 40001 characters"},
+		"more than array":   {day, "[]\n[]", day + ":2: something follows the array"},
+		"user twice":        {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U1\",\"name\":\"bob\"}]", "users.json:2: id: user U1 is there twice"},
+		"stranger a member": {"channels.json", `[{"id":"C1","name":"general","members":["U7"]}]`, `channels.json:1: members: user "U7"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := good()
+			files[c.file] = c.data
+			_, err := slack.Open(write(t, files), now)
+			if !problem.Is(err, problem.Invalid) || !strings.HasPrefix(problem.Show(err), c.want) {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+	t.Run("no zip", func(t *testing.T) {
+		name := filepath.Join(t.TempDir(), "x.zip")
+		if err := os.WriteFile(name, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := slack.Open(name, now); !problem.Is(err, problem.Invalid) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
