@@ -23,7 +23,7 @@ dev: build ## Start two regions, four cells, two edges and a control plane on th
 test: build ## Pass every test: units, conformance suites, fuzz seeds, all with -race, and the end-to-end run
 	$(GO) vet ./...
 	$(GO) test -race -timeout 15m ./...
-	bash test/e2e/run.sh
+	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e
 
 .PHONY: test-short
 test-short: ## The tests without -race and without the end-to-end run
@@ -31,7 +31,7 @@ test-short: ## The tests without -race and without the end-to-end run
 
 .PHONY: e2e
 e2e: build ## Only the end-to-end run: import, check, posts over both edges, restart
-	bash test/e2e/run.sh
+	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each

@@ -1,0 +1,87 @@
+package chatui
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"parley/internal/problem"
+	"parley/internal/wire/chat"
+)
+
+// drainMax is how long messages that come in are still shown after the input has
+// ended, so that a pipe sees the echo of what it wrote.
+const drainMax = 2 * time.Second
+
+// Plain posts every line of in and prints what is said, until in ends or ctx.
+func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
+	r, old, err := open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, r.title())
+	for _, l := range old {
+		print(out, l)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.stream.Run(ctx) })
+	g.Go(func() error {
+		for e := range r.stream.Events() {
+			if l, ok := r.take(e); ok {
+				print(out, l)
+			}
+		}
+		return nil
+	})
+	// Reading can't be interrupted: this goroutine ends with the input.
+	posted := make(chan error, 1)
+	go func() { posted <- r.postLines(ctx, in) }()
+	select {
+	case err = <-posted:
+		if err == nil {
+			t := time.NewTimer(drainMax)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			}
+		}
+	case <-ctx.Done():
+	}
+	cancel()
+	if failed := g.Wait(); err == nil {
+		err = failed
+	}
+	return err
+}
+
+func (r *room) postLines(ctx context.Context, in io.Reader) error {
+	s := bufio.NewScanner(in)
+	s.Buffer(make([]byte, 0, 4096), 4*chat.TextRunesMax)
+	for s.Scan() {
+		if s.Text() == "" {
+			continue
+		}
+		if err := r.post(ctx, s.Text()); err != nil {
+			return err
+		}
+	}
+	if err := s.Err(); err != nil {
+		return problem.Wrap(err, problem.Invalid, "the input can't be read: %v", err)
+	}
+	return nil
+}
+
+func print(out io.Writer, l line) {
+	if l.Who == "" {
+		fmt.Fprintf(out, "      * %s\n", l.Text)
+		return
+	}
+	fmt.Fprintf(out, "%s %s: %s\n", l.When, l.Who, l.Text)
+}

@@ -1,0 +1,109 @@
+// Package imports_test holds the rules about who may import whom. They keep the
+// two directions of the picture apart: data flows edge → cell → stores, control
+// flows people → controlplane → etcd → edges and cells.
+package imports_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rule forbids packages under From to import packages under any of Not, save
+// those under But.
+type rule struct {
+	from string
+	not  []string
+	but  []string
+	why  string
+}
+
+func rules() []rule {
+	return []rule{
+		{"internal/topology", []string{"parley/"}, nil, "it is the vocabulary that everybody reads first: standard library only"},
+		{"placement", []string{"parley/"}, []string{"parley/internal/topology"}, "a decision must be a function of its arguments, so that it can be explained and tested"},
+		{"edge", []string{"parley/cell", "parley/controlplane", "parley/placement", "parley/migration"}, nil, "an edge reaches a cell over the wire only, and never waits for the control plane"},
+		{"cell", []string{"parley/edge", "parley/controlplane", "parley/placement", "parley/migration", "parley/client"}, nil, "a cell is self-contained: it serves without anybody above it"},
+		{"controlplane", []string{"parley/cell", "parley/edge", "parley/client"}, nil, "the control plane speaks to cells by their admin API, like to any version of them"},
+		{"regions", []string{"parley/cell", "parley/edge", "parley/controlplane", "parley/client"}, nil, "both sides follow the registry: it may know neither"},
+		{"client", []string{"parley/cell", "parley/edge", "parley/controlplane", "parley/regions", "parley/placement"}, nil, "it is what users import: only wire types and errors"},
+		{"internal/wire", []string{"parley/"}, []string{"parley/internal/topology", "parley/internal/problem", "parley/internal/wire"}, "both ends of a wire share the types and nothing else"},
+		{"internal/link", []string{"parley/cell", "parley/edge", "parley/regions", "parley/controlplane"}, nil, "a link carries frames and knows nothing of chat"},
+		{"cell/change", []string{"parley/cell"}, []string{"parley/cell/change"}, "a change is what the log is made of; what stores it imports it"},
+		{"cell/msglog", []string{"parley/cell"}, []string{"parley/cell/msglog", "parley/cell/change", "parley/cell/pebbledb"}, "the log's protocol stands on its store alone"},
+		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
+	}
+}
+
+type pkg struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+	Error        *struct{ Err string }
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports,XTestImports,Error", "parley/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	d := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func under(path, dir string) bool {
+	dir = strings.TrimSuffix(dir, "/")
+	return path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+// TestImports checks what the product imports, tests excepted: a test may put two
+// sides together.
+func TestImports(t *testing.T) {
+	all := packages(t)
+	for _, r := range rules() {
+		seen := false
+		for _, p := range all {
+			if !under(p.ImportPath, "parley/"+r.from) {
+				continue
+			}
+			seen = true
+			for _, imp := range p.Imports {
+				bad := slices.ContainsFunc(r.not, func(dir string) bool { return under(imp, dir) })
+				if bad && !slices.ContainsFunc(r.but, func(dir string) bool { return under(imp, dir) }) {
+					t.Errorf("%s imports %s: %s", p.ImportPath, imp, r.why)
+				}
+			}
+		}
+		if !seen {
+			t.Errorf("the rule for %s is about no package", r.from)
+		}
+	}
+}
+
+// TestQuicStaysBehindItsTwoPackages: links are quic-go's only business with
+// frames, HTTP/3 the only other use.
+func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			if imp == "github.com/quic-go/quic-go" && p.ImportPath != "parley/internal/link" && p.ImportPath != "parley/internal/h3" {
+				t.Errorf("%s imports quic-go: its types stay behind internal/link and internal/h3, so that a change of it is a change there", p.ImportPath)
+			}
+		}
+	}
+}
