@@ -1,0 +1,114 @@
+package regions
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap/zapcore"
+
+	"parley/internal/problem"
+)
+
+// EtcdConfig describes an etcd of one member inside this process, for
+// development and tests. Regions in earnest run an etcd of their own.
+type EtcdConfig struct {
+	Dir        string
+	ClientAddr string // host:port
+	PeerAddr   string // host:port; must be set though a single member has no peers
+	// TLSDir holds ca.pem, cert.pem and key.pem; clients must then show a
+	// certificate of that authority. "" = plain text, for tests.
+	TLSDir string
+	Log    *slog.Logger
+}
+
+// etcdQuota bounds the embedded etcd's disk: enough for a million routes.
+const etcdQuota = 1 << 30
+
+// Etcd is a running embedded etcd.
+type Etcd struct {
+	endpoint string
+	server   *embed.Etcd
+	close    sync.Once
+}
+
+// Endpoint is where clients reach it.
+func (e *Etcd) Endpoint() string { return e.endpoint }
+
+// Err gives the errors that end the server by itself.
+func (e *Etcd) Err() <-chan error { return e.server.Err() }
+
+// Close stops it and waits until it has stopped. What it holds stays in Dir.
+func (e *Etcd) Close() {
+	e.close.Do(func() {
+		// First the store: an orderly stop waits for the watches of clients, and
+		// meanwhile leases would end whose renewals it no longer takes.
+		e.server.Server.HardStop()
+		e.server.Close()
+		<-e.server.Server.StopNotify()
+	})
+}
+
+// StartEtcd starts an etcd and waits until it serves.
+func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
+	conf, err := embedConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	server, err := embed.StartEtcd(conf)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s cannot start on %s: %v", cfg.Dir, cfg.ClientAddr, err)
+	}
+	e := &Etcd{endpoint: conf.AdvertiseClientUrls[0].String(), server: server}
+	select {
+	case <-server.Server.ReadyNotify():
+		return e, nil
+	case err = <-server.Err():
+	case <-server.Server.StopNotify():
+		err = problem.New(problem.Unavailable, "it stopped")
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	e.Close()
+	return nil, problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s did not become ready", cfg.Dir)
+}
+
+func embedConfig(cfg EtcdConfig) (*embed.Config, error) {
+	for field, v := range map[string]string{"dir": cfg.Dir, "client_addr": cfg.ClientAddr, "peer_addr": cfg.PeerAddr} {
+		if v == "" {
+			return nil, problem.Field(field, "is empty")
+		}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	conf := embed.NewConfig()
+	conf.Name = "parley"
+	conf.Dir = filepath.Join(cfg.Dir, "etcd")
+	scheme := "http"
+	if cfg.TLSDir != "" {
+		scheme = "https"
+		info := transport.TLSInfo{
+			CertFile: filepath.Join(cfg.TLSDir, "cert.pem"), KeyFile: filepath.Join(cfg.TLSDir, "key.pem"),
+			TrustedCAFile: filepath.Join(cfg.TLSDir, "ca.pem"), ClientCertAuth: true,
+		}
+		conf.ClientTLSInfo, conf.PeerTLSInfo = info, info
+	}
+	client, peer := url.URL{Scheme: scheme, Host: cfg.ClientAddr}, url.URL{Scheme: scheme, Host: cfg.PeerAddr}
+	conf.ListenClientUrls, conf.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	conf.ListenPeerUrls, conf.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	conf.InitialCluster = conf.InitialClusterFromName(conf.Name)
+	conf.QuotaBackendBytes = etcdQuota
+	conf.SnapshotCount = 10_000
+	conf.AutoCompactionMode, conf.AutoCompactionRetention = "periodic", "10m"
+	conf.TickMs, conf.ElectionMs = 50, 500  // one member: its first election should not take a second
+	conf.GRPCKeepAliveMinTime = time.Second // clients ping every 3 s
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log))
+	conf.LogLevel = zapcore.WarnLevel.String()
+	return conf, nil
+}

@@ -1,0 +1,57 @@
+package regions
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// slogCore hands etcd's warnings and errors to slog; the rest is noise.
+type slogCore struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+func newZap(log *slog.Logger) *zap.Logger {
+	// etcd calls Fatal where it would end the process; that stays its own affair.
+	return zap.New(&slogCore{log: log})
+}
+
+func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+
+func (c *slogCore) With(fs []zapcore.Field) zapcore.Core { //nolint:ireturn // as zapcore.Core asks
+	return &slogCore{log: c.log, fields: append(slices.Clip(c.fields), fs...)}
+}
+
+func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c *slogCore) Write(e zapcore.Entry, fs []zapcore.Field) error {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range c.fields {
+		f.AddTo(enc)
+	}
+	for _, f := range fs {
+		f.AddTo(enc)
+	}
+	level := slog.LevelWarn
+	if e.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	attrs := make([]slog.Attr, 0, len(enc.Fields)+1)
+	attrs = append(attrs, slog.String("said", e.Message))
+	for k, v := range enc.Fields {
+		attrs = append(attrs, slog.Any(k, v))
+	}
+	c.log.LogAttrs(context.Background(), level, "etcd has a complaint", attrs...)
+	return nil
+}
+
+func (c *slogCore) Sync() error { return nil }
