@@ -7,6 +7,47 @@
 // LaneOf, in both directions, so that joins, leaves, catch-up and live frames
 // have one order. Frames about a user (read state, presence, lists of channels)
 // take the lane of the user.
+//
+// # Conversation
+//
+// What each side may count on. Package edge and package cell/gateway are
+// written against these clauses.
+//
+//	C1 A session id names one opening of a socket at one gateway. When the edge
+//	   resumes a socket, at the same gateway too, it sends Close for the old id
+//	   and Open with a new one; nothing about the old id counts any more.
+//	C2 Open and what resumes it (ResumeGroup for places that several sessions
+//	   share, then each session's Resume, the last with Last) go out on the
+//	   control lane in one turn, without waiting for Opened. Cursors of
+//	   "@user" come in Resume.
+//	C3 Opened carries the client's hello. The edge reads urev and the channels'
+//	   revs from it: that is where a session that starts now is, until a Join or
+//	   SessionFrame says more. So the first Join of each such channel is at the
+//	   hello's rev, or SessionFrames bring the session from there to the Join's.
+//	C4 Rehomed: catch-up ends silently. ResumeExpected without Rehomed: each
+//	   channel's catch-up ends with the client's "resumed" event, as a
+//	   SessionFrame with the channel, From 0 and To = rev. The edge also opens a
+//	   session so whose link died before all its channels were live: its client
+//	   still waits for those events. The hello is dropped then.
+//	C5 The edge sends requests of a session only after Opened. It holds each until
+//	   its Answer, and sends it again elsewhere with the same key if the link
+//	   ends. Answer with kind moved leaves it held: Moved for the workspace is to
+//	   follow on the control lane.
+//	C6 A Join is at the group's present rev, and each session it names has had
+//	   everything of the channel up to there. A session that is not there is
+//	   resumed anew. A GroupFrame with From = the group's rev + 1 is delivered,
+//	   one with To at or below it is dropped, any other resumes all members anew.
+//	C7 Leave ends a session's following for good: the edge forgets its cursor of
+//	   the channel. A gateway that only wants to catch a session up again sends
+//	   SessionFrames after it, and a Join.
+//	C8 A cursor may name a channel that the user is no longer in: it is passed
+//	   over, the change of "@user" tells the client.
+//	C9 Moved asks the edge to take all sessions of the workspace elsewhere; with
+//	   an epoch above the one it knows at once, else after a pause that grows.
+//	   Refused with a kind that may pass (moved, unavailable, exhausted …) is tried
+//	   again like that; with any other the socket is closed.
+//	C10 After Draining the edge takes all its sessions away within three quarters
+//	   of the time; then the gateway may close the link.
 package frame
 
 import (

@@ -1,0 +1,257 @@
+package edge
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"parley/internal/problem"
+	"parley/internal/token"
+	"parley/internal/topology"
+	"parley/internal/wire/chat"
+	"parley/internal/wire/frame"
+)
+
+// session is one client socket. It outlives the gateways that serve it: each
+// opening at a gateway is an attachment with an id of its own, so that what is
+// still under way from an earlier one finds nobody.
+type session struct {
+	number uint64 // for the log
+	claims token.Claims
+	ws     *websocket.Conn
+	raw    net.Conn
+	out    queue
+	owner  *sockets
+	resume bool // the client announced a resume frame
+	bucket bucket
+	over   atomic.Bool   // no more frames are taken from the client
+	said   chan struct{} // closed by the writer when the close frame is out
+
+	heard   atomic.Int64 // unix ns of the client's last sign of life
+	pinged  atomic.Int64 // unix ns of our last ping
+	leaveAt atomic.Int64 // unix ns by which a draining edge closes it; 0 = stays
+
+	mu        sync.Mutex
+	att       *attachment // nil: at no gateway
+	homeless  time.Time   // since when; zero while open at a gateway
+	notBefore time.Time   // of the next try
+	refusals  int         // by gateways, in a row
+	closed    bool
+	greeted   time.Time // when the hello was given; zero before
+	resumed   bool      // the client's resume frame is here
+	idle      bool      // the client said that its user is away
+	cursors   map[topology.ChannelID]*cursor
+	awaiting  map[topology.ChannelID]struct{} // resumed by the client, not yet live
+	held      []*held                         // sent to a gateway and not answered, or not yet sent; by Req
+	heldBytes int
+	nextReq   uint64
+	repairs   int
+	repairsAt time.Time
+}
+
+// attachment is a session at a gateway. Its link is fixed; opened is guarded by
+// the session's mu.
+type attachment struct {
+	id     topology.SessionID
+	s      *session
+	wire   *wire
+	opened bool
+}
+
+// cursor is where a session is in a channel: at its group's rev while it is in
+// one, else at rev. It is written under both the group's lane and the session's
+// mu, so either is enough to read it; seat is the lane's alone.
+type cursor struct {
+	rev   topology.Rev
+	group *group
+	seat  int
+}
+
+// held is a client's post or mark that has no answer yet.
+type held struct {
+	req      uint64
+	id       string // the client's
+	lane     int
+	bytes    int
+	build    func(topology.SessionID) frame.Frame
+	sent     bool // to any gateway: its outcome is unknown until answered
+	here     bool // to the present one
+	deadline time.Time
+}
+
+// push queues an event for the socket. It reports whether the caller has to
+// start the writer.
+func (s *session) push(f []byte) (wake bool) {
+	wake, full := s.out.push(f)
+	if full {
+		s.owner.metrics.slow.Inc()
+		s.over.Store(true)
+		return s.out.end(false, slowMax, closeFrame(closeResume, "too slow: connect again and resume"))
+	}
+	return wake
+}
+
+// slowMax is how long a slow socket gets for each portion of what waits for it:
+// a client that only reads slowly comes back with cursors further on.
+const slowMax = 2 * time.Second
+
+// send queues an event and starts the writer.
+func (s *session) send(event any) { s.sendFrame(framed(opText, chat.Encode(event))) }
+
+func (s *session) sendFrame(f []byte) {
+	if s.push(f) {
+		s.startWriter()
+	}
+}
+
+func (s *session) startWriter() { s.owner.work.Go(s.write) }
+
+// closeWait is how long a client has to answer a close frame.
+const closeWait = time.Second
+
+// write runs while the queue has something.
+func (s *session) write() {
+	last, err := s.out.write(&s.owner.buffers)
+	switch {
+	case err != nil:
+		_ = s.raw.Close() // the reader notices and cleans up
+	case last:
+		_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // as above, at the latest then
+		close(s.said)
+	}
+}
+
+// end closes the socket in order: what waits, then events, then the code.
+func (s *session) end(code uint16, reason string, events ...any) {
+	s.over.Store(true)
+	fs := make([][]byte, 0, len(events)+1)
+	for _, e := range events {
+		fs = append(fs, framed(opText, chat.Encode(e)))
+	}
+	fs = append(fs, closeFrame(code, reason))
+	if s.out.end(false, s.owner.cfg.WriteMax, fs...) {
+		s.startWriter()
+	}
+	s.owner.leave(s)
+}
+
+// read runs until the socket ends.
+func (s *session) read() {
+	defer s.owner.remove(s)
+	s.ws.SetReadLimit(chat.SocketFrameBytesMax) // decoded bytes: compression is never negotiated
+	s.ws.SetPingHandler(func(data string) error {
+		s.alive()
+		s.sendFrame(framed(opPong, []byte(data)))
+		return nil
+	})
+	s.ws.SetPongHandler(func(string) error {
+		s.alive()
+		return nil
+	})
+	s.ws.SetCloseHandler(func(int, string) error { return nil }) // answered below, in order
+	for {
+		kind, data, err := s.ws.ReadMessage()
+		if err != nil {
+			s.readFailed(err)
+			return
+		}
+		s.alive()
+		if s.over.Load() {
+			continue
+		}
+		if kind != websocket.TextMessage {
+			s.refuse("", problem.New(problem.Invalid, "frames must be JSON text"))
+			continue
+		}
+		s.take(data)
+	}
+}
+
+func (s *session) alive() { s.heard.Store(time.Now().UnixNano()) }
+
+// readFailed ends the socket in order where the client still listens.
+func (s *session) readFailed(err error) {
+	var ce *websocket.CloseError
+	switch {
+	case s.over.Load(): // we closed it; this is the answer, or the end of our patience
+	case errors.Is(err, websocket.ErrReadLimit): // gorilla has sent the close frame
+		s.over.Store(true)
+		_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // a closed socket ends the copy as well
+		_, _ = io.Copy(io.Discard, s.raw)                    // or a reset would overtake the close frame
+	case errors.As(err, &ce) && ce.Code != websocket.CloseAbnormalClosure:
+		code := ce.Code
+		if code == websocket.CloseNoStatusReceived {
+			code = websocket.CloseNormalClosure
+		}
+		s.end(uint16(code), "")
+		wait := time.NewTimer(closeWait)
+		defer wait.Stop()
+		select {
+		case <-s.said:
+		case <-wait.C:
+		}
+	}
+}
+
+// refuse answers a client's frame with an error; the session goes on.
+func (s *session) refuse(id string, err error) { s.send(errorEvent(id, err)) }
+
+func errorEvent(id string, err error) chat.ErrorEvent {
+	d := problem.DocumentOf(err)
+	e := chat.ErrorEvent{Type: chat.TypeError, ID: id, Kind: string(d.Kind), Detail: d.Detail, Field: d.Field, Outcome: d.Outcome}
+	if p, ok := errors.AsType[*problem.Error](err); ok {
+		e.RetryMS = p.RetryAfter.Milliseconds()
+	}
+	return e
+}
+
+// greet gives the client its hello, once, and takes from it where a session that
+// starts now is: without that a link that dies before its first event would
+// leave a gap. The caller holds s.mu.
+func (s *session) greet(payload []byte, now time.Time) (wake bool) {
+	var h chat.Hello
+	if err := json.Unmarshal(payload, &h); err != nil {
+		s.owner.log.Warn("a hello could not be read", "session", s.number, "err", err)
+	}
+	s.greeted = now
+	s.startAt(chat.UserCursor, topology.Rev(h.URev))
+	if !s.resume {
+		for _, c := range h.Channels {
+			s.startAt(c.ID, c.Rev)
+		}
+	}
+	return s.out.open(framed(opText, payload))
+}
+
+func (s *session) startAt(ch topology.ChannelID, rev topology.Rev) {
+	if _, ok := s.cursors[ch]; !ok {
+		s.cursors[ch] = &cursor{rev: rev}
+	}
+}
+
+// bucket is a token bucket, used by the reader alone.
+type bucket struct {
+	perS, burst float64
+	tokens      float64
+	at          time.Time
+	refused     int // in a row
+}
+
+// take reports whether one more frame is allowed now, else when.
+func (b *bucket) take(now time.Time) (ok bool, wait time.Duration) {
+	b.tokens = min(b.burst, b.tokens+now.Sub(b.at).Seconds()*b.perS)
+	b.at = now
+	if b.tokens < 1 {
+		b.refused++
+		return false, time.Duration((1 - b.tokens) / b.perS * float64(time.Second))
+	}
+	b.tokens--
+	b.refused = 0
+	return true, 0
+}
