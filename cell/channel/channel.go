@@ -69,8 +69,9 @@ type Servers interface {
 	// Heads returns the confirmed heads of channels, in their order.
 	Heads(ctx context.Context, chs []topology.ChannelRef) ([]Head, error)
 	// Changes returns confirmed changes after a rev, rising, at most limit, with
-	// the event that clients get for each, encoded. A rev that the log no longer
-	// reaches, or that is above the head, is a Conflict: the reader must reset.
+	// the event that clients get for each, encoded. Long ones come in fewer: only
+	// an answer without any says that after is the head. A rev that the log no
+	// longer reaches, or that is above the head, is a Conflict: the reader must reset.
 	Changes(ctx context.Context, ch topology.ChannelRef, after topology.Rev, limit int) ([]Event, error)
 	// Page, Thread and Get read history up to the confirmed head.
 	Page(ctx context.Context, ch topology.ChannelRef, q history.PageQuery) ([]history.Message, error)

@@ -6,6 +6,7 @@ package eventlog
 
 import (
 	"context"
+	"time"
 
 	"parley/cell/change"
 	"parley/internal/topology"
@@ -19,6 +20,10 @@ type Event struct {
 	Kind    change.Kind
 }
 
+// Retention is how long events are kept: a worker that was away for a week has
+// to build afresh from the stores, which is faster by then than catching up.
+const Retention = 7 * 24 * time.Hour
+
 // Position is an event's place in its partition: 1, 2, 3 …
 type Position uint64
 
@@ -27,7 +32,9 @@ type Position uint64
 //
 //  1. Append adds events to a partition in order; all or nothing. The same
 //     events may be appended again after a crash: consumers drop what they have
-//     had, by rev.
+//     had, by rev. A crash may lose the last events that no group has committed
+//     a position above, in order, with every mark made of them afterwards in
+//     the same store (history.Mark.Emitted); so their feeder appends them again.
 //  2. Read returns events after a position, oldest first, at most limit, with
 //     the position of the last; none is not an error. Events older than the
 //     retention may be gone; then reading goes on at the oldest.

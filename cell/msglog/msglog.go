@@ -12,7 +12,6 @@ package msglog
 import (
 	"context"
 
-	"parley/cell/change"
 	"parley/internal/topology"
 )
 
@@ -55,8 +54,10 @@ type Seal struct {
 }
 
 // Store is a message store. Every method may return an error whose outcome is
-// unknown; the caller then repeats the same call or steps down. The contract,
-// clause by clause, is run by msglogtest:
+// unknown; the caller then repeats the same call or steps down. Kinds that say
+// more: Fenced, Invalid, TooLarge, Full and Unsupported mean that this call did
+// nothing, so a driver returns them only when it knows. Every call ends soon
+// after its ctx. The contract, clause by clause, is run by msglogtest:
 //
 //  1. Raise moves each claimed fence from From to From+1, or refuses that one
 //     claim; all or nothing per claim, in an order that all callers agree on. It
@@ -68,12 +69,15 @@ type Seal struct {
 //     Fenced when it can see that token is not the shard's present one, but need
 //     not: the caller reads the fence afterwards. A row never replaces one with
 //     a higher Time at its rev. The rows of one channel in one call become
-//     visible in a prefix order or all at once.
+//     visible in a prefix order or all at once. The rows' times are of the token
+//     (another is refused as Invalid), their channels in the shard and each named
+//     once.
 //  4. Tail returns the rows from a rev on, rising, at most limit, as the last
 //     acknowledged writes have left them; sealed rows are not among them.
 //  5. Repair carries out seals durably, each all or nothing: afterwards no row
 //     above Above with a lower Time than the seal's is ever returned, also when it
-//     arrives later.
+//     arrives later. It may refuse with kind Fenced as Append may. Its rows
+//     replace none with a higher Time, and the seal deletes none with its own.
 //  6. Dirty names every channel of a shard that rows were appended to since it
 //     was last cleaned (it may name others, too): what a new owner must look at.
 //     Clean takes a channel off that list unless it has rows above upTo; a claim

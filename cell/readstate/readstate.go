@@ -33,6 +33,7 @@ type Mention struct {
 	Channel topology.ChannelID
 	Seq     topology.Seq
 	Rev     topology.Rev
+	Author  topology.UserID // who wrote it: a mention of everybody is none of its author
 }
 
 // Store keeps marks and mentions. The contract is run by readstatetest:
@@ -42,7 +43,8 @@ type Mention struct {
 //  2. Marks returns all of a user's marks, by channel.
 //  3. AddMentions is repeatable: the same mention again changes nothing.
 //  4. Mentions counts, for each of a user's channels named, the mentions of the
-//     user or of everybody with seq above the given one; not beyond MentionsMax.
+//     user or of everybody, by others, with seq above the given one; not beyond
+//     MentionsMax. A change that mentions both the user and everybody is one.
 type Store interface {
 	Put(ctx context.Context, u User, ch topology.ChannelID, m Mark) (Mark, error)
 	Marks(ctx context.Context, u User) (map[topology.ChannelID]Mark, error)

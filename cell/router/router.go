@@ -14,8 +14,8 @@ import (
 //
 //  1. Publish hands a message to every attachment that follows the topic, in the
 //     order of publishing per topic and publisher. It never blocks on a slow
-//     receiver: what does not fit into an attachment's bounded queue is dropped
-//     and Lost is called on it before its next Deliver.
+//     receiver: what does not fit into an attachment's bounded queue is dropped,
+//     and Lost is called on it before anything published later is delivered.
 //  2. Follow takes effect before it returns: what is published afterwards is
 //     delivered (or reported lost). Following twice is once; Unfollow ends it.
 //  3. Deliver and Lost of one receiver are never called concurrently.

@@ -1,0 +1,83 @@
+package channel
+
+import (
+	"context"
+	"time"
+
+	"parley/cell/router"
+)
+
+const (
+	// beaconHeads bounds the heads in one beacon; what does not fit goes with the
+	// next one.
+	beaconHeads = 4096
+	// payloadHeads is how many heads go into one message of the bus: some 100
+	// bytes each, so that no router's limit is met.
+	payloadHeads = 1024
+)
+
+// beaconLoop sends beacons and tidies up, until ctx ends.
+func (s *Server) beaconLoop(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.BeaconEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.tidy:
+			s.evict()
+			continue
+		case <-tick.C:
+		}
+		s.beacon()
+		s.evict()
+		for i := range s.held {
+			if sh := s.held[i].Load(); sh != nil {
+				sh.clean(ctx)
+			}
+		}
+	}
+}
+
+// beacon tells of every shard that the server holds, changed or not.
+func (s *Server) beacon() {
+	s.telling.Lock() // numbers go out in order
+	defer s.telling.Unlock()
+	var out []router.Beacon
+	heads := 0
+	send := func() {
+		if len(out) > 0 {
+			s.deps.Bus.Publish(router.BeaconTopic, router.EncodeBeacons(out))
+		}
+		out, heads = nil, 0
+	}
+	for i := range s.held {
+		sh := s.held[i].Load()
+		if sh == nil {
+			continue
+		}
+		b := sh.nextBeacon()
+		if heads += len(b.Changed); heads > payloadHeads {
+			send()
+			heads = len(b.Changed)
+		}
+		out = append(out, b)
+	}
+	send()
+}
+
+// nextBeacon is the shard's next beacon.
+func (sh *shard) nextBeacon() router.Beacon {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.beacons++
+	b := router.Beacon{Shard: sh.id, Token: sh.token, Owner: sh.s.cfg.ID, Number: sh.beacons}
+	for ref, h := range sh.changed {
+		if len(b.Changed) == beaconHeads {
+			break
+		}
+		b.Changed = append(b.Changed, router.Head{Channel: ref, Rev: h.Rev, Seq: h.Seq})
+		delete(sh.changed, ref)
+	}
+	return b
+}

@@ -1,0 +1,215 @@
+package channel
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"parley/internal/problem"
+	"parley/internal/topology"
+)
+
+// ownerWaitMax bounds how long a request waits for an owner, if its ctx does not.
+// A takeover takes about a second; who waits longer waits for an outage to end,
+// and had better come back.
+const ownerWaitMax = 30 * time.Second
+
+// wakeEvery is how often waiting requests remind the servers.
+const wakeEvery = 250 * time.Millisecond
+
+// ClusterConfig is the settings of a Cluster.
+type ClusterConfig struct {
+	Cell   topology.CellID
+	Logger *slog.Logger
+}
+
+// Cluster is the cell's channel servers as one: it implements Servers. What it
+// knows about owners is a hint: a server that is asked wrongly says so.
+type Cluster struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	servers map[topology.ServerID]*Server
+	owners  [topology.Shards]holder
+	changed signal
+}
+
+// holder is who took a shard, with which token.
+type holder struct {
+	token topology.Token
+	id    topology.ServerID // "" = has left it
+}
+
+// pinged is a server's answer to a ping.
+type pinged struct {
+	Status
+	ok bool
+}
+
+// NewCluster makes a cluster without servers.
+func NewCluster(cfg ClusterConfig) *Cluster {
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Cluster{log: log.With("cell", cfg.Cell), servers: map[topology.ServerID]*Server{}}
+}
+
+// Add makes a server known, and the cluster known to it; one with the same id
+// is replaced. It may be called before the server runs, or while it does.
+func (c *Cluster) Add(s *Server) {
+	s.peers.Store(c)
+	c.mu.Lock()
+	if old := c.servers[s.ID()]; old != nil && old != s {
+		c.forgetAll(s.ID())
+	}
+	c.servers[s.ID()] = s
+	c.mu.Unlock()
+	for i := range s.held {
+		if sh := s.held[i].Load(); sh != nil {
+			c.taken(sh.id, sh.token, s.ID())
+			if s.held[i].Load() != sh { // left meanwhile: its word may have come first
+				c.left(sh.id, sh.token)
+			}
+		}
+	}
+	c.wakeAll()
+}
+
+// Remove forgets a server.
+func (c *Cluster) Remove(id topology.ServerID) {
+	c.mu.Lock()
+	delete(c.servers, id)
+	c.forgetAll(id)
+	c.mu.Unlock()
+	c.wakeAll()
+}
+
+// forgetAll takes a server off the owners. The lock is held.
+func (c *Cluster) forgetAll(id topology.ServerID) {
+	for i := range c.owners {
+		if c.owners[i].id == id {
+			c.owners[i].id = ""
+		}
+	}
+}
+
+// all is a copy of the known servers.
+func (c *Cluster) all() []*Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]*Server, 0, len(c.servers))
+	for _, s := range c.servers {
+		list = append(list, s)
+	}
+	return list
+}
+
+func (c *Cluster) wakeAll() {
+	for _, s := range c.all() {
+		s.Wake()
+	}
+}
+
+// ping asks every known server.
+func (c *Cluster) ping(ctx context.Context) map[topology.ServerID]pinged {
+	out := map[topology.ServerID]pinged{}
+	for _, s := range c.all() {
+		st, err := s.Ping(ctx)
+		out[s.ID()] = pinged{Status: st, ok: err == nil}
+	}
+	return out
+}
+
+// free passes a server's word on to another: these shards are yours.
+func (c *Cluster) free(ctx context.Context, to topology.ServerID, shards map[topology.Shard]topology.Token) {
+	c.mu.Lock()
+	s := c.servers[to]
+	c.mu.Unlock()
+	if s != nil {
+		s.Free(ctx, shards)
+	}
+}
+
+// taken notes an owner; the higher token wins.
+func (c *Cluster) taken(id topology.Shard, t topology.Token, by topology.ServerID) {
+	c.mu.Lock()
+	if t > c.owners[id].token {
+		c.owners[id] = holder{token: t, id: by}
+	}
+	c.mu.Unlock()
+	c.changed.fire()
+}
+
+// left notes that a holder is one no more.
+func (c *Cluster) left(id topology.Shard, t topology.Token) {
+	c.mu.Lock()
+	if c.owners[id].token == t {
+		c.owners[id].id = ""
+	}
+	c.mu.Unlock()
+	c.changed.fire()
+}
+
+// owner is the owner of a shard as far as is known, with its token.
+func (c *Cluster) owner(id topology.Shard) (*Server, topology.Token) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.owners[id]
+	return c.servers[o.id], o.token
+}
+
+// await gives the owner of a shard, and waits within ctx while there is none.
+func (c *Cluster) await(ctx context.Context, id topology.Shard) (*Server, topology.Token, error) {
+	if s, t := c.owner(id); s != nil {
+		return s, t, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownerWaitMax)
+	defer cancel()
+	remind := time.NewTicker(wakeEvery)
+	defer remind.Stop()
+	c.wakeAll()
+	for {
+		changed := c.changed.next()
+		if s, t := c.owner(id); s != nil {
+			return s, t, nil
+		}
+		select {
+		case <-changed:
+		case <-remind.C:
+			c.wakeAll()
+		case <-ctx.Done():
+			return nil, 0, &problem.Error{
+				Kind: problem.Unavailable, Msg: "no channel server has this channel at the moment; try again",
+				RetryAfter: time.Second, Cause: ctx.Err(),
+			}
+		}
+	}
+}
+
+// ask calls the owner of a channel, and the next one if that is not it. again
+// says that a call with an unknown outcome may be repeated. Once one outcome was
+// unknown, a refusal of the repetition does not mean that nothing was done.
+func ask[T any](ctx context.Context, c *Cluster, ch topology.ChannelRef, again bool, call func(*Server) (T, error)) (T, error) {
+	var unknown error
+	for {
+		var v T
+		s, token, err := c.await(ctx, ch.Shard())
+		if err == nil {
+			v, err = call(s)
+		}
+		switch kind := problem.KindOf(err); {
+		case err == nil:
+			return v, nil
+		case kind == problem.NotOwner, kind == problem.Fenced:
+			c.left(ch.Shard(), token)
+		case kind == problem.Unknown && again && ctx.Err() == nil:
+			unknown = err
+		case unknown != nil && kind != problem.Conflict:
+			return v, problem.Wrap(err, problem.Unknown, "%s", problem.Show(unknown))
+		default:
+			return v, err
+		}
+	}
+}

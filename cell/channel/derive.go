@@ -1,0 +1,289 @@
+package channel
+
+import (
+	"context"
+	"time"
+
+	"parley/cell/change"
+	"parley/cell/eventlog"
+	"parley/cell/history"
+	"parley/internal/problem"
+	"parley/internal/topology"
+)
+
+const (
+	// deriveRooms, deriveChanges and deriveBytes bound one round of a tailer: of
+	// channels, of changes, and roughly of their texts.
+	deriveRooms   = 256
+	deriveChanges = 2048
+	deriveBytes   = 4 << 20
+	// Failed rounds are repeated after deriveWaitMin, doubled up to deriveWaitMax.
+	deriveWaitMin = 10 * time.Millisecond
+	deriveWaitMax = 2 * time.Second
+	// cleanAfter is how long a channel is idle before it is taken off the list of
+	// those to recover: each is a write that a busy channel would undo.
+	cleanAfter = 2 * time.Second
+	// cleanMax bounds the channels of a shard that are cleaned in one go.
+	cleanMax = 512
+)
+
+// deriveSoon queues a channel for the tailer.
+func (sh *shard) deriveSoon(r *room) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if r.late || sh.closed {
+		return
+	}
+	r.late = true
+	sh.late = append(sh.late, r)
+	nudge(sh.kickTail)
+}
+
+// derive is the tailer: it carries confirmed changes into history, then into the
+// event log, until the shard is lost. What it can't do now it
+// does later: the next owner does the same from the same marks.
+func (sh *shard) derive() {
+	wait := deriveWaitMin
+	for {
+		rooms, on := sh.lateRooms()
+		if !on {
+			return
+		}
+		if rooms == nil {
+			<-sh.kickTail
+			continue
+		}
+		err := sh.round(sh.ctx, rooms)
+		sh.requeue(rooms)
+		sh.s.eased.fire()
+		if err == nil {
+			wait = deriveWaitMin
+			continue
+		}
+		if sh.ctx.Err() == nil {
+			sh.s.metrics.retries.Inc()
+			sh.s.log.Warn("changes not derived; trying again", "shard", sh.id, "err", err)
+		}
+		if !pause(sh.ctx, wait) {
+			continue // lateRooms ends it
+		}
+		wait = min(2*wait, deriveWaitMax)
+	}
+}
+
+// lateRooms takes the channels of the next round; on is false when the tailer's
+// work is over.
+func (sh *shard) lateRooms() (rooms []*room, on bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if len(sh.late) == 0 || sh.closed {
+		return nil, !sh.closed
+	}
+	n := min(deriveRooms, len(sh.late))
+	rooms = sh.late[:n:n]
+	sh.late = sh.late[n:]
+	if len(sh.late) == 0 {
+		sh.late = nil
+	}
+	return rooms, true
+}
+
+// requeue puts channels that are still behind to the end.
+func (sh *shard) requeue(rooms []*room) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := time.Now()
+	for _, r := range rooms {
+		r.mu.Lock()
+		emitted, head := r.tail.emitted, r.tail.head.Rev
+		r.mu.Unlock()
+		if emitted < head {
+			sh.late = append(sh.late, r)
+			continue
+		}
+		r.late = false
+		sh.cleaning[r.ref] = cleaning{upTo: emitted, since: now}
+	}
+}
+
+// budget is what is left of a round.
+type budget struct{ changes, bytes int }
+
+// behind is what a round does for one channel.
+type behind struct {
+	room    *room
+	changes []change.Change // from a rev up to emitted+1 on
+}
+
+// round derives some changes of some channels.
+func (sh *shard) round(ctx context.Context, rooms []*room) error {
+	todo, err := sh.gather(ctx, rooms)
+	if err != nil || len(todo) == 0 {
+		return err
+	}
+	batches := make([]history.Batch, 0, len(todo))
+	for _, b := range todo {
+		batches = append(batches, history.Batch{Channel: b.room.ref, Changes: b.changes})
+	}
+	if err := sh.s.deps.History.Apply(ctx, batches); err != nil {
+		if problem.Is(err, problem.Conflict) {
+			sh.markAgain(ctx, todo)
+		}
+		return err
+	}
+	if err := sh.s.deps.Events.Append(ctx, sh.id, applied(todo)); err != nil {
+		return err
+	}
+	for _, b := range todo {
+		if err := sh.emitted(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gather is what the round's budget allows of the channels' changes.
+func (sh *shard) gather(ctx context.Context, rooms []*room) ([]behind, error) {
+	todo := make([]behind, 0, len(rooms))
+	left := budget{changes: deriveChanges, bytes: deriveBytes}
+	for _, r := range rooms {
+		if left.changes <= 0 || left.bytes <= 0 {
+			break // the others' turn comes
+		}
+		cs, err := sh.underived(ctx, r, &left)
+		if err != nil {
+			return nil, err
+		}
+		if len(cs) > 0 {
+			todo = append(todo, behind{r, cs})
+		}
+	}
+	return todo, nil
+}
+
+// applied notes what history has now, and gives the events of it that the event
+// log lacks.
+func applied(todo []behind) []eventlog.Event {
+	events := make([]eventlog.Event, 0, len(todo))
+	for _, b := range todo {
+		b.room.mu.Lock()
+		t := b.room.tail
+		t.applied = max(t.applied, b.changes[len(b.changes)-1].Rev)
+		emitted := t.emitted
+		b.room.mu.Unlock()
+		for i := range b.changes {
+			if c := &b.changes[i]; c.Rev > emitted {
+				events = append(events, eventlog.Event{Channel: b.room.ref, Rev: c.Rev, Kind: c.Kind})
+			}
+		}
+	}
+	return events
+}
+
+// emitted notes that a channel's events are in the event log.
+func (sh *shard) emitted(ctx context.Context, b behind) error {
+	last := b.changes[len(b.changes)-1].Rev
+	if err := sh.s.deps.History.SetEmitted(ctx, b.room.ref, last); err != nil {
+		return err
+	}
+	b.room.mu.Lock()
+	defer b.room.mu.Unlock()
+	t := b.room.tail
+	if last > t.emitted {
+		sh.lag.Add(-int64(last - t.emitted)) //nolint:gosec // far below 2^63
+		t.emitted = last
+	}
+	t.trim()
+	return nil
+}
+
+// underived is the next changes of a channel that history or the event log lack:
+// from memory, or from the log, where the last owner left them.
+func (sh *shard) underived(ctx context.Context, r *room, left *budget) ([]change.Change, error) {
+	r.mu.Lock()
+	t := r.tail
+	from, head := min(t.applied, t.emitted)+1, t.head.Rev
+	var cs []change.Change
+	if from >= t.from {
+		for rev := from; rev <= head && left.changes > 0 && left.bytes > 0; rev++ {
+			e := t.at(rev)
+			left.changes--
+			left.bytes -= e.bytes()
+			cs = append(cs, e.Change)
+		}
+		r.mu.Unlock()
+		return cs, nil
+	}
+	until := t.from - 1
+	r.mu.Unlock()
+	cs, err := sh.hold.Tail(ctx, r.ref, from, int(min(until-from+1, logPage)))
+	left.changes -= len(cs)
+	if err != nil {
+		return nil, err
+	}
+	if len(cs) > 0 && cs[0].Rev == from {
+		return cs, nil
+	}
+	return nil, sh.skip(ctx, r, from, until)
+}
+
+// skip gives up on events whose changes the log no longer has: they are older
+// than its retention, so no worker waits for them. Changes that history lacks
+// are never that old.
+func (sh *shard) skip(ctx context.Context, r *room, from, until topology.Rev) error {
+	r.mu.Lock()
+	applied := r.tail.applied
+	r.mu.Unlock()
+	if from > applied {
+		return problem.New(problem.Internal, "the log of channel %s lacks rev %d, which is not derived", r.ref.Channel, from)
+	}
+	to := min(applied, until)
+	sh.s.log.Warn("events are older than the log and were left out", "shard", sh.id, "channel", r.ref.Channel, "rev", from)
+	return sh.emitted(ctx, behind{r, []change.Change{{Rev: to}}})
+}
+
+// markAgain reads where history is: it may be behind what this server believes
+// if it lost its last writes.
+func (sh *shard) markAgain(ctx context.Context, todo []behind) {
+	for _, b := range todo {
+		m, err := sh.s.deps.History.Mark(ctx, b.room.ref)
+		if err != nil {
+			return
+		}
+		b.room.mu.Lock()
+		t := b.room.tail
+		t.applied = min(t.applied, m.Applied)
+		if back := min(m.Emitted, t.applied); back < t.emitted {
+			sh.lag.Add(int64(t.emitted - back)) //nolint:gosec // far below 2^63
+			t.emitted = back
+		}
+		b.room.mu.Unlock()
+	}
+}
+
+// clean takes channels that are idle and derived off the list to recover.
+func (sh *shard) clean(ctx context.Context) {
+	type job struct {
+		ref topology.ChannelRef
+		cleaning
+	}
+	var jobs []job
+	now := time.Now()
+	sh.mu.Lock()
+	for ref, c := range sh.cleaning {
+		if now.Sub(c.since) >= cleanAfter && len(jobs) < cleanMax {
+			jobs = append(jobs, job{ref, c})
+		}
+	}
+	sh.mu.Unlock()
+	for _, j := range jobs {
+		if err := sh.hold.Clean(ctx, j.ref, j.upTo); err != nil {
+			return // the next tick goes on
+		}
+		sh.mu.Lock()
+		if sh.cleaning[j.ref] == j.cleaning {
+			delete(sh.cleaning, j.ref)
+		}
+		sh.mu.Unlock()
+	}
+}

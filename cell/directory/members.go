@@ -1,0 +1,257 @@
+package directory
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"parley/cell/change"
+	"parley/internal/problem"
+	"parley/internal/topology"
+)
+
+// AddMembers makes users members. The entry names those who were not; it is the
+// zero Entry if all were.
+func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (Entry, error) {
+	e := Entry{Place: p, Channel: ch, Kind: change.Joined, Author: by, At: now}
+	err := d.tx(ctx, func(tx *sql.Tx) error {
+		if err := mayChange(ctx, tx, p, ch); err != nil {
+			return err
+		}
+		us := unique(us)
+		if err := known(ctx, tx, p, us); err != nil {
+			return err
+		}
+		var err error
+		if e.Subjects, err = outsiders(ctx, tx, p, ch, us); err != nil || len(e.Subjects) == 0 {
+			return err
+		}
+		if err := addRows(ctx, tx, p, ch, e.Subjects); err != nil {
+			return err
+		}
+		return record(ctx, tx, &e, Gained)
+	})
+	if err != nil || e.ID == 0 {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// RemoveMember takes a user out; the zero Entry if the user was no member.
+func (d *Directory) RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (Entry, error) {
+	e := Entry{Place: p, Channel: ch, Kind: change.Left, Author: by, Subjects: []topology.UserID{u}, At: now}
+	err := d.tx(ctx, func(tx *sql.Tx) error {
+		if err := mayChange(ctx, tx, p, ch); err != nil {
+			return err
+		}
+		done, err := tx.ExecContext(ctx, `DELETE FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
+			p.Workspace, p.Generation, ch, u)
+		if err != nil {
+			return err
+		}
+		if n, err := done.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		if err := countMembers(ctx, tx, p, ch, -1); err != nil {
+			return err
+		}
+		return record(ctx, tx, &e, Lost)
+	})
+	if err != nil || e.ID == 0 {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// mayChange is mayWrite, for a channel that people can be in.
+func mayChange(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID) error {
+	if err := mayWrite(ctx, tx, p); err != nil {
+		return err
+	}
+	var importing bool
+	err := tx.QueryRowContext(ctx, `SELECT importing FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`,
+		p.Workspace, p.Generation, ch).Scan(&importing)
+	if errors.Is(err, sql.ErrNoRows) {
+		return problem.New(problem.NotFound, "no such channel")
+	}
+	if importing {
+		return problem.New(problem.Conflict, "the channel is being imported: add people when that is finished")
+	}
+	return err
+}
+
+// outsiders are those of us who are not members, in their order.
+func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
+	find, err := tx.PrepareContext(ctx, `SELECT COUNT(*) FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = find.Close() }() // ends with the transaction
+	var out []topology.UserID
+	for _, u := range us {
+		var n int
+		if err := find.QueryRowContext(ctx, p.Workspace, p.Generation, ch, u).Scan(&n); err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+func addRows(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, us []topology.UserID) error {
+	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, -1, 0)`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = add.Close() }() // ends with the transaction
+	for _, u := range us {
+		if _, err := add.ExecContext(ctx, p.Workspace, p.Generation, ch, u); err != nil {
+			return err
+		}
+	}
+	return countMembers(ctx, tx, p, ch, len(us))
+}
+
+func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, by int) error {
+	_, err := tx.ExecContext(ctx, `UPDATE channels SET members = members + $4 WHERE workspace = $1 AND generation = $2 AND id = $3`,
+		p.Workspace, p.Generation, ch, by)
+	return err
+}
+
+// record writes an entry into the outbox, gives it its id, and raises the urev of
+// everybody it concerns (D2).
+func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
+	if err := tx.QueryRowContext(ctx, `UPDATE counters SET value = value + 1 WHERE name = 'outbox' RETURNING value`).Scan(&e.ID); err != nil {
+		return err
+	}
+	subjects, err := json.Marshal(e.Subjects)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (id, workspace, generation, channel, kind, author, subjects, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		e.ID, e.Place.Workspace, e.Place.Generation, e.Channel, e.Kind, e.Author, string(subjects), e.At.UnixMicro())
+	if err != nil {
+		return err
+	}
+	raise, err := tx.PrepareContext(ctx, `UPDATE users SET urev = urev + 1 WHERE workspace = $1 AND generation = $2 AND id = $3 RETURNING urev`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = raise.Close() }() // ends with the transaction
+	add, err := tx.PrepareContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = add.Close() }() // as above
+	for _, u := range e.Subjects {
+		var urev topology.URev
+		if err := raise.QueryRowContext(ctx, e.Place.Workspace, e.Place.Generation, u).Scan(&urev); err != nil {
+			return err
+		}
+		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, u, urev, kind, e.Channel, e.Author, e.At.UnixMicro()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OutboxPending are entries that are not done, oldest first.
+func (d *Directory) OutboxPending(ctx context.Context, limit int) ([]Entry, error) {
+	return many(scanEntry)(d.read.QueryContext(ctx, `SELECT `+entryColumns+` FROM outbox ORDER BY id LIMIT $1`, min(limit, pageMax)))
+}
+
+// OutboxOf are a channel's entries up to one, oldest first: what has to be done
+// before it, and itself unless it is done.
+func (d *Directory) OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]Entry, error) {
+	return many(scanEntry)(d.read.QueryContext(ctx, `SELECT `+entryColumns+` FROM outbox
+		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND id <= $4 ORDER BY id LIMIT $5`,
+		p.Workspace, p.Generation, ch, upTo, min(limit, pageMax)))
+}
+
+const entryColumns = `id, workspace, generation, channel, kind, author, subjects, at`
+
+func scanEntry(s scanner) (e Entry, err error) {
+	var subjects string
+	var at int64
+	if err = s.Scan(&e.ID, &e.Place.Workspace, &e.Place.Generation, &e.Channel, &e.Kind, &e.Author, &subjects, &at); err != nil {
+		return e, err
+	}
+	e.At = time.UnixMicro(at)
+	return e, json.Unmarshal([]byte(subjects), &e.Subjects)
+}
+
+// OutboxDone takes an entry out of the outbox: its change is in the channel's log
+// at rev, with seq top-level messages up to it. Doing so twice is the same.
+func (d *Directory) OutboxDone(ctx context.Context, id uint64, rev topology.Rev, seq topology.Seq) error {
+	return d.tx(ctx, func(tx *sql.Tx) error {
+		e, err := scanEntry(tx.QueryRowContext(ctx, `SELECT `+entryColumns+` FROM outbox WHERE id = $1`, id))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if e.Kind != change.Left {
+			set, err := tx.PrepareContext(ctx, `UPDATE members SET joined_seq = $5, joined_rev = $6
+				WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4 AND joined_seq < 0`)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = set.Close() }() // ends with the transaction
+			for _, u := range e.Subjects {
+				if _, err := set.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, seq, rev); err != nil {
+					return err
+				}
+			}
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1`, id)
+		return err
+	})
+}
+
+func scanMembership(s scanner) (m Membership, err error) {
+	var seq int64
+	if err = s.Scan(&m.Channel, &seq, &m.JoinedRev); seq < 0 {
+		m.JoinedSeq = pending
+	} else {
+		m.JoinedSeq = topology.Seq(seq)
+	}
+	return m, err
+}
+
+// ChannelsOf are all of a user's memberships, by channel.
+func (d *Directory) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
+	return many(scanMembership)(d.read.QueryContext(ctx,
+		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND member = $3 ORDER BY channel LIMIT $4`,
+		p.Workspace, p.Generation, u, pageMax))
+}
+
+// Member is a user's membership of a channel; false without one.
+func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error) {
+	m, err := one(scanMembership, "no member", d.read.QueryRowContext(ctx,
+		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
+		p.Workspace, p.Generation, ch, u))
+	if problem.Is(err, problem.NotFound) {
+		return Membership{}, false, nil
+	}
+	return m, err == nil, err
+}
+
+// Members pages a channel's members by id.
+func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error) {
+	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
+	return many(scan)(d.read.QueryContext(ctx,
+		`SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member > $4 ORDER BY member LIMIT $5`,
+		p.Workspace, p.Generation, ch, after, min(limit, pageMax)))
+}
+
+// MemberCount is how many members a channel has.
+func (d *Directory) MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error) {
+	scan := func(s scanner) (n int, err error) { err = s.Scan(&n); return n, err }
+	return one(scan, "no such channel", d.read.QueryRowContext(ctx,
+		`SELECT members FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch))
+}

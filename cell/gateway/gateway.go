@@ -1,0 +1,301 @@
+// Package gateway owns client sessions in a cell: it knows who is connected
+// through which edge, follows the channels they are in, and gives every session
+// each change of them once, in order. It holds no state that a restart would
+// lose: edges resume their sessions by cursors.
+//
+// Invariants, which the tests name:
+//
+//	G1 A session gets the changes of a channel from its cursor on, each once, in
+//	   order of rev; between catch-up and live nothing is lost or doubled. A
+//	   follower goes on only by rev + 1; a jump is repaired from the log.
+//	G2 Nothing of a channel after the rev at which a user left it reaches that user.
+//	G3 A lost router message of any kind is found by beacons, urevs or Lost, and
+//	   repaired.
+//	G4 Nothing here waits for an edge: a link that doesn't take frames is closed.
+//
+// Lock order: a follower's mu, then the gateway's, then a user's or a session's.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parley/cell/channel"
+	"parley/cell/directory"
+	"parley/cell/presence"
+	"parley/cell/router"
+	"parley/internal/link"
+	"parley/internal/pki"
+	"parley/internal/problem"
+	"parley/internal/topology"
+	"parley/internal/wire/chat"
+	"parley/internal/wire/frame"
+)
+
+// Config is a gateway's settings. Zero fields take the defaults in brackets.
+type Config struct {
+	ID          topology.GatewayID
+	Cell        topology.CellID
+	Region      topology.RegionID
+	Incarnation topology.Incarnation
+	Listen      string // host:port for links, UDP; port 0 takes any
+	ResetKey    *link.ResetKey
+	Liveness    link.Liveness
+
+	SessionsMax  int           // more are refused [100,000]; each costs some 4 KB and 1 KB per channel
+	OpeningMax   int           // sessions that are opened side by side; more wait [256]
+	PostsMax     int           // unanswered posts of one session; more are refused [64]
+	RequestMax   time.Duration // one request of a session [8 s]
+	URevEvery    time.Duration // pause between two looks at all users' urevs [10 s]
+	SilenceMax   time.Duration // a shard without a beacon for this long is asked [3 s]
+	LingerMax    time.Duration // a channel nobody follows any more is kept this long [30 s]
+	OfflineGrace time.Duration // a user without sessions counts as present this long [5 s]
+	DrainAfter   time.Duration // how long edges may take to leave in a Drain [5 s]
+}
+
+func orElse[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (c Config) withDefaults() Config {
+	orElse(&c.SessionsMax, 100_000)
+	orElse(&c.OpeningMax, 256)
+	orElse(&c.PostsMax, 64)
+	orElse(&c.RequestMax, 8*time.Second)
+	orElse(&c.URevEvery, 10*time.Second)
+	orElse(&c.SilenceMax, 3*time.Second)
+	orElse(&c.LingerMax, 30*time.Second)
+	orElse(&c.OfflineGrace, 5*time.Second)
+	orElse(&c.DrainAfter, 5*time.Second)
+	return c
+}
+
+// heartbeat is how often clients are to ping.
+const heartbeat = 10 * time.Second
+
+// Directory is what a gateway asks the cell's directory. Answers must not be old:
+// whether a user is in a channel decides what the user gets.
+type Directory interface {
+	Workspace(ctx context.Context, ws topology.WorkspaceID) (directory.Workspace, error)
+	User(ctx context.Context, p topology.Place, u topology.UserID) (directory.User, error)
+	ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]directory.Membership, error)
+	Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (directory.Membership, bool, error)
+	Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error)
+	MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error)
+	Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (directory.Channel, error)
+	URevs(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]topology.URev, error)
+	UserChanges(ctx context.Context, p topology.Place, u topology.UserID, after topology.URev, limit int) ([]directory.UserChange, error)
+}
+
+// Unread derives read states; see package unread.
+type Unread interface {
+	MarkRead(ctx context.Context, p topology.Place, u topology.UserID, ch topology.ChannelID, m topology.MessageID) (chat.ReadState, error)
+	State(ctx context.Context, p topology.Place, u topology.UserID, ch topology.ChannelID) (chat.ReadState, error)
+	All(ctx context.Context, p topology.Place, u topology.UserID) ([]chat.ReadState, error)
+}
+
+// Deps is what a gateway works on.
+type Deps struct {
+	TLS       *tls.Config // accepts role edge
+	Directory Directory
+	Servers   channel.Servers
+	Bus       router.Bus
+	Unread    Unread
+	Presence  presence.Store
+	Now       func() time.Time
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer // nil = none
+}
+
+// Gateway is one gateway. New, then Run once; Drain before Run's ctx ends.
+type Gateway struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *metrics
+	links   *link.Server
+	opening chan struct{} // a slot per session that is being opened
+
+	ctx  context.Context //nolint:containedctx // Run's, for work that frames start
+	bus  router.Attachment
+	work sync.WaitGroup
+
+	mu        sync.Mutex
+	peers     map[*peer]struct{}
+	followers map[topology.ChannelID]*follower
+	users     map[userKey]*user
+	sessions  int
+	stopped   bool          // no more work is started
+	left      chan struct{} // closed and renewed when a session ends
+
+	beacons  beacons
+	presence presenceState
+}
+
+// New checks its arguments; it touches nothing.
+func New(cfg Config, deps Deps) (*Gateway, error) {
+	cfg = cfg.withDefaults()
+	var faults []error
+	check := func(ok bool, field, fault string) {
+		if !ok {
+			faults = append(faults, problem.Field(field, "%s", fault))
+		}
+	}
+	check(cfg.ID != "", "id", "is empty")
+	check(cfg.Cell != "", "cell", "is empty")
+	check(deps.Directory != nil && deps.Servers != nil && deps.Bus != nil && deps.Unread != nil && deps.Presence != nil, "deps", "one is missing")
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	g := &Gateway{
+		cfg: cfg, deps: deps, log: deps.Log.With("gateway", string(cfg.ID)), metrics: newMetrics(deps.Metrics),
+		opening: make(chan struct{}, cfg.OpeningMax),
+		peers:   map[*peer]struct{}{}, followers: map[topology.ChannelID]*follower{}, users: map[userKey]*user{},
+		left: make(chan struct{}),
+	}
+	g.presence.init()
+	var err error
+	g.links, err = link.NewServer(link.ServerConfig{
+		Addr: cfg.Listen, TLS: deps.TLS, Accept: g.accept, Log: g.log, ResetKey: cfg.ResetKey, Liveness: cfg.Liveness,
+	})
+	return g, errors.Join(append(faults, err)...)
+}
+
+// LinkAddr is where edges connect, with the port that was got. It waits until Run
+// has bound it.
+func (g *Gateway) LinkAddr() string { return g.links.Addr() }
+
+// Run serves links until ctx ends, then closes them and waits for all work.
+func (g *Gateway) Run(ctx context.Context, ready func()) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	g.ctx = work
+	g.bus = g.deps.Bus.Attach(receiver{g})
+	g.bus.Follow(router.BeaconTopic)
+	g.beacons.start(g.deps.Now())
+	g.spawn(g.tick)
+	g.spawn(g.keepPresence)
+	err := g.links.Run(ctx, ready)
+	g.mu.Lock()
+	g.stopped = true
+	g.mu.Unlock()
+	cancel()
+	g.work.Wait()
+	g.bus.Close()
+	leave, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer done()
+	if err := g.deps.Presence.Leave(leave, g.cfg.ID); err != nil {
+		g.log.Warn("presence lease not ended", "err", err)
+	}
+	return err
+}
+
+// spawn runs work that ends with Run. After Run's end it does nothing.
+func (g *Gateway) spawn(do func(ctx context.Context)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		return
+	}
+	g.work.Go(func() { do(g.ctx) })
+}
+
+// Drain asks the edges to take their sessions elsewhere and returns when they
+// have, or ctx or the time they were given ends. The gateway's entry in the
+// registry should say so first.
+func (g *Gateway) Drain(ctx context.Context) error {
+	for _, p := range g.allPeers() {
+		p.send(frame.Control, frame.Draining{AfterMS: uint64(g.cfg.DrainAfter.Milliseconds())}) //nolint:gosec // positive
+		p.flush()
+	}
+	t := time.NewTimer(g.cfg.DrainAfter)
+	defer t.Stop()
+	for {
+		g.mu.Lock()
+		n, left := g.sessions, g.left
+		g.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-left:
+		case <-t.C:
+			return problem.New(problem.Unavailable, "%d sessions did not leave in time", n)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Connections is how many sessions are served now.
+func (g *Gateway) Connections() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.sessions
+}
+
+// accept takes an edge's link.
+//
+//nolint:ireturn // link asks for its Handler
+func (g *Gateway) accept(h frame.Hello, _ pki.Identity) (frame.Welcome, link.Handler, error) {
+	p := &peer{g: g, edge: h.Edge, sessions: map[topology.SessionID]*session{}}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		return frame.Welcome{}, nil, problem.New(problem.Unavailable, "the gateway stops")
+	}
+	g.peers[p] = struct{}{}
+	return frame.Welcome{Gateway: g.cfg.ID, Cell: g.cfg.Cell, Incarnation: g.cfg.Incarnation}, p, nil
+}
+
+func (g *Gateway) allPeers() []*peer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]*peer, 0, len(g.peers))
+	for p := range g.peers {
+		out = append(out, p)
+	}
+	return out
+}
+
+// flush puts everything on its way that was queued on any link.
+func (g *Gateway) flush() {
+	for _, p := range g.allPeers() {
+		p.flush()
+	}
+}
+
+// tickEvery is the pace of what is looked at from time to time.
+const tickEvery = time.Second
+
+func (g *Gateway) tick(ctx context.Context) {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	looked := g.deps.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := g.deps.Now()
+		g.askSilentShards(now)
+		g.dropIdleFollowers(now)
+		if now.Sub(looked) >= g.cfg.URevEvery {
+			looked = now
+			g.spawn(g.compareURevs)
+		}
+	}
+}

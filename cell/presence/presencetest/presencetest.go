@@ -1,0 +1,78 @@
+// Package presencetest is the conformance suite of presence.Store.
+package presencetest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"parley/cell/presence"
+	"parley/internal/topology"
+)
+
+// Harness makes an empty store and lets its clock go on.
+type Harness struct {
+	New func(t *testing.T) (s presence.Store, pass func(time.Duration))
+}
+
+// Run runs one subtest per clause of the contract.
+func Run(t *testing.T, h Harness) {
+	acme, other := topology.Place{Workspace: "W1", Generation: 1}, topology.Place{Workspace: "W1", Generation: 2}
+	set := func(t *testing.T, s presence.Store, g topology.GatewayID, cs ...presence.Change) {
+		t.Helper()
+		if err := s.Set(t.Context(), g, cs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(t *testing.T, s presence.Store, p topology.Place, ann, bob presence.Status) {
+		t.Helper()
+		got, err := s.Read(t.Context(), p, []topology.UserID{"ann", "bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(map[topology.UserID]presence.Status{"ann": ann, "bob": bob}, got); d != "" {
+			t.Error(d)
+		}
+	}
+	ann := func(s presence.Status) presence.Change { return presence.Change{Place: acme, User: "ann", Status: s} }
+	bob := func(s presence.Status) presence.Change { return presence.Change{Place: acme, User: "bob", Status: s} }
+
+	t.Run("1 set and take out", func(t *testing.T) {
+		s, _ := h.New(t)
+		want(t, s, acme, presence.Offline, presence.Offline)
+		set(t, s, "g1", ann(presence.Online), bob(presence.Away))
+		want(t, s, acme, presence.Online, presence.Away)
+		set(t, s, "g1", ann(presence.Offline))
+		want(t, s, acme, presence.Offline, presence.Away)
+	})
+	t.Run("2 the highest of all gateways counts", func(t *testing.T) {
+		s, _ := h.New(t)
+		set(t, s, "g1", ann(presence.Away))
+		set(t, s, "g2", ann(presence.Online), bob(presence.Away))
+		want(t, s, acme, presence.Online, presence.Away)
+		set(t, s, "g2", ann(presence.Offline))
+		want(t, s, acme, presence.Away, presence.Away)
+	})
+	t.Run("3 leases end", func(t *testing.T) {
+		s, pass := h.New(t)
+		set(t, s, "g1", ann(presence.Online))
+		set(t, s, "g2", bob(presence.Online))
+		pass(presence.LeaseTTL - time.Second)
+		set(t, s, "g2")
+		want(t, s, acme, presence.Online, presence.Online)
+		pass(2 * time.Second)
+		want(t, s, acme, presence.Offline, presence.Online)
+		set(t, s, "g1")
+		want(t, s, acme, presence.Offline, presence.Online)
+		if err := s.Leave(t.Context(), "g2"); err != nil {
+			t.Fatal(err)
+		}
+		want(t, s, acme, presence.Offline, presence.Offline)
+	})
+	t.Run("4 places are apart", func(t *testing.T) {
+		s, _ := h.New(t)
+		set(t, s, "g1", ann(presence.Online))
+		want(t, s, other, presence.Offline, presence.Offline)
+	})
+}
