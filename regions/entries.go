@@ -36,6 +36,9 @@ type Cell struct {
 	ID     topology.CellID   `json:"id"`
 	Region topology.RegionID `json:"region"`
 	State  string            `json:"state"` // active, cordoned, …: the control plane's word
+	// Gateways are those the control plane's leader last saw registered in the
+	// cell's own region: by them the other regions' edges find it.
+	Gateways []Gateway `json:"gateways,omitempty"`
 }
 
 // Load is a cell's report of how busy it is.

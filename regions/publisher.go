@@ -119,7 +119,7 @@ func (p *Publisher) Apply(ctx context.Context, index uint64, changes ...Change) 
 		return problem.New(problem.Precond, "the publisher of region %s is in doubt of what etcd holds; call Sync first", p.region)
 	}
 	p.synced = false
-	for rest := changes; len(rest) > 0; {
+	for rest := lastPerKey(changes); len(rest) > 0; {
 		n := min(len(rest), txnOps)
 		m := p.last
 		m.Index = index
@@ -131,6 +131,22 @@ func (p *Publisher) Apply(ctx context.Context, index uint64, changes ...Change) 
 	}
 	p.synced = true
 	return nil
+}
+
+// lastPerKey drops changes that a later one of the same entry overtakes: etcd takes
+// each key once in a transaction.
+func lastPerKey(changes []Change) []Change {
+	last := make(map[string]int, len(changes))
+	for i, c := range changes {
+		last[c.key] = i
+	}
+	out := make([]Change, 0, len(last))
+	for i, c := range changes {
+		if last[c.key] == i {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // Sync makes etcd's published entries equal to s: it reads them page by page,

@@ -214,7 +214,7 @@ func (t *Table) apply(us []update) (bad []string) {
 				continue
 			}
 			if v != nil {
-				t.facts[u.key] = fact{value: v, round: t.round}
+				t.facts[u.key] = fact{value: remember(t.facts[u.key].value, v), round: t.round}
 				small = true
 				// Reports come every few seconds from every cell, and age as fast.
 				durable = durable || !strings.HasPrefix(u.key, underLoads)

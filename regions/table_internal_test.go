@@ -226,3 +226,26 @@ func TestRouteMakesNoGarbage(t *testing.T) {
 		t.Errorf("Route allocates %v times", n)
 	}
 }
+
+// TestTable_GatewaysOfOtherRegions: they come with the cell's entry, and stay when
+// the control plane lost sight of them.
+func TestTable_GatewaysOfOtherRegions(t *testing.T) {
+	table := NewTable("eu")
+	put := func(c Cell) {
+		t.Helper()
+		ch := PutCell(c)
+		if bad := table.apply([]update{{key: ch.key, value: []byte(ch.value)}}); len(bad) > 0 {
+			t.Fatal(bad)
+		}
+	}
+	gw := Gateway{ID: "us-1-gw-1", Cell: "us-1", APIAddr: "a:1", LinkAddr: "a:2"}
+	put(Cell{ID: "us-1", Region: "us", Gateways: []Gateway{gw}})
+	put(Cell{ID: "us-1", Region: "us", State: "cordoned"})
+	if got := table.Gateways("us-1"); len(got) != 1 || got[0] != gw {
+		t.Errorf("another region's cell has gateways %v", got)
+	}
+	put(Cell{ID: "eu-1", Region: "eu", Gateways: []Gateway{{ID: "eu-1-gw-1", Cell: "eu-1"}}})
+	if got := table.Gateways("eu-1"); len(got) != 0 {
+		t.Errorf("this region's cell has gateways %v without their registration", got)
+	}
+}

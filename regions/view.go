@@ -43,6 +43,11 @@ func (t *Table) rebuild() {
 	for _, g := range v.all.Gateways {
 		v.gateways[g.Cell] = append(v.gateways[g.Cell], g)
 	}
+	for _, c := range v.all.Cells {
+		if c.Region != t.region && len(v.gateways[c.ID]) == 0 {
+			v.gateways[c.ID] = c.Gateways
+		}
+	}
 	for _, s := range v.all.Servers {
 		v.servers[s.Cell] = append(v.servers[s.Cell], s)
 	}
@@ -55,6 +60,18 @@ func (t *Table) rebuild() {
 	}
 	slices.SortFunc(v.edges, byID)
 	t.view.Store(v)
+}
+
+// remember keeps a cell's gateways when the control plane, or its view of that
+// region, knows none: silence is not death.
+func remember(old, now any) any {
+	was, _ := old.(Cell)
+	is, ok := now.(Cell)
+	if ok && len(is.Gateways) == 0 {
+		is.Gateways = was.Gateways
+		return is
+	}
+	return now
 }
 
 // silentMax is how long a silent gateway or channel server is remembered while

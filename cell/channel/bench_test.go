@@ -29,3 +29,19 @@ func BenchmarkPost(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkImport is one channel's import in batches of 2,000, derived at the end.
+func BenchmarkImport(b *testing.B) {
+	c := newCell(b)
+	c.start("cs-1")
+	ref := c.importing(1)
+	b.ResetTimer()
+	for at := 0; at < b.N; at += 2000 {
+		n := min(2000, b.N-at)
+		if _, err := c.cluster.Import(c.ctx(), channel.Import{Channel: ref, From: uint64(at), Messages: old(c, at, n)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c.derived(ref)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
+}

@@ -192,6 +192,9 @@ func (c *cell) logOf(ref topology.ChannelRef) []channel.Event {
 			}
 			seq, id = e.Seq, e.ID
 		}
+		if e.Confirmed >= e.Rev {
+			c.t.Fatalf("%s: rev %d says that %d was confirmed before it", ref.Channel, e.Rev, e.Confirmed)
+		}
 		if e.HeadSeq != seq {
 			c.t.Fatalf("%s: rev %d says %d messages, not %d", ref.Channel, e.Rev, e.HeadSeq, seq)
 		}

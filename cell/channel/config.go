@@ -35,7 +35,8 @@ type Config struct {
 	// more makes the first of a batch wait for the encoding of the last.
 	BatchMax int
 	// LagMax bounds the confirmed changes of this server that are not derived yet:
-	// above it posts are refused. 1,024 to 1,000,000; each costs its size in memory.
+	// above it posts are refused. 1,024 to 1,000,000; each costs its size in memory,
+	// and beyond four times CacheBytes posts are refused, too.
 	LagMax int
 	// CacheBytes bounds the memory of open channels that nobody waits for; what
 	// is not derived yet comes on top. 1 MiB upwards.

@@ -191,6 +191,7 @@ func (sh *shard) emitted(ctx context.Context, b behind) error {
 	t := b.room.tail
 	if last > t.emitted {
 		sh.lag.Add(-int64(last - t.emitted)) //nolint:gosec // far below 2^63
+		sh.heavy.Add(-t.weight(t.emitted, last))
 		t.emitted = last
 	}
 	t.trim()
@@ -255,6 +256,7 @@ func (sh *shard) markAgain(ctx context.Context, todo []behind) {
 		t.applied = min(t.applied, m.Applied)
 		if back := min(m.Emitted, t.applied); back < t.emitted {
 			sh.lag.Add(int64(t.emitted - back)) //nolint:gosec // far below 2^63
+			sh.heavy.Add(t.weight(back, t.emitted))
 			t.emitted = back
 		}
 		b.room.mu.Unlock()

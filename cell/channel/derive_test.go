@@ -3,8 +3,8 @@ package channel_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
-	"time"
 
 	"parley/cell/channel"
 	"parley/cell/eventlog"
@@ -95,6 +95,31 @@ func TestDerive_TooFarBehindPostsAreRefused(t *testing.T) {
 	c.post(ref, "U1", "x", "")
 }
 
+func TestDerive_TooMuchInMemoryPostsAreRefused(t *testing.T) {
+	c := newCell(t)
+	c.start("cs-1", func(cfg *channel.Config, _ *channel.Deps) { cfg.CacheBytes = 1 << 20 })
+	ref := c.channel(1, "U1")
+	c.history.down.Store(true)
+	post := channel.Post{Channel: ref, Author: "U1", Text: strings.Repeat("x", 40_000)}
+	n := 0
+	var err error
+	for ; err == nil && n < 100; n++ {
+		_, err = c.cluster.Post(c.ctx(), post)
+	}
+	wantKind(t, err, problem.Unavailable)
+	if n < 40 || n > 60 { // twice 40 KB each: text and event
+		t.Errorf("refused after %d posts", n)
+	}
+	c.history.down.Store(false)
+	c.derived(ref)
+	for range 100 { // what was counted is counted off
+		if _, err := c.cluster.Post(c.ctx(), post); err != nil {
+			t.Fatal(err)
+		}
+		c.derived(ref)
+	}
+}
+
 func TestDerive_IdleChannelsAreCleanAndClosed(t *testing.T) {
 	c := newCell(t)
 	a := c.start("cs-1", func(cfg *channel.Config, _ *channel.Deps) { cfg.ChannelsMax = 64 })
@@ -158,21 +183,4 @@ func TestBeacons_TellWhatLiveEventsMayHaveLost(t *testing.T) {
 		}
 		seen[b.Token] = b.Number
 	}
-}
-
-func TestImport_Speed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures")
-	}
-	c := newCell(t)
-	c.start("cs-1")
-	ref := c.importing(1)
-	began := time.Now()
-	const n = 40_000
-	for at := 0; at < n; at += 2000 {
-		if _, err := c.cluster.Import(c.ctx(), channel.Import{Channel: ref, From: uint64(at), Messages: old(c, at, 2000)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("%.0f messages/s", n/time.Since(began).Seconds())
 }

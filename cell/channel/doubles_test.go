@@ -109,6 +109,18 @@ func (g *gate) open() {
 	}
 }
 
+// except lets those pass that come during do; who waits goes on waiting.
+func (g *gate) except(do func()) {
+	g.mu.Lock()
+	shut := g.shut
+	g.shut = nil
+	g.mu.Unlock()
+	do()
+	g.mu.Lock()
+	g.shut = shut
+	g.mu.Unlock()
+}
+
 func (g *gate) pass() {
 	g.mu.Lock()
 	shut, came := g.shut, g.came
@@ -211,10 +223,26 @@ func (l *flakyLog) Dirty(ctx context.Context, s topology.Shard) (chs []topology.
 	return chs, err
 }
 
-// heldHistory is a history store whose Apply can be made to fail.
+// heldHistory is a history store whose Apply can be made to fail, and whose
+// answers can be held back.
 type heldHistory struct {
 	history.Store
-	down atomic.Bool
+	down    atomic.Bool
+	deduped gate // behind a look for a key
+	pages   gate // before a page is read
+}
+
+func (h *heldHistory) Deduped(ctx context.Context, ch topology.ChannelRef, u topology.UserID, key string, now time.Time) (history.Deduped, bool, error) {
+	d, ok, err := h.Store.Deduped(ctx, ch, u, key, now)
+	if key == "gated" {
+		h.deduped.pass()
+	}
+	return d, ok, err
+}
+
+func (h *heldHistory) Page(ctx context.Context, ch topology.ChannelRef, q history.PageQuery) ([]history.Message, error) {
+	h.pages.pass()
+	return h.Store.Page(ctx, ch, q)
 }
 
 func (h *heldHistory) Apply(ctx context.Context, bs []history.Batch) error {

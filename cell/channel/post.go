@@ -119,9 +119,13 @@ func (s *Server) admit(ctx context.Context, p Post) (Info, error) {
 	return info, nil
 }
 
+// lagCaches bounds what the changes that are not derived take in memory: so many
+// times Config.CacheBytes, 256 MiB with the defaults.
+const lagCaches = 4
+
 // keepingUp refuses work while too much is not derived: memory is finite.
 func (s *Server) keepingUp() error {
-	if s.lag() < int64(s.cfg.LagMax) {
+	if n, bytes := s.lag(); n < int64(s.cfg.LagMax) && bytes < lagCaches*s.cfg.CacheBytes {
 		return nil
 	}
 	return &problem.Error{

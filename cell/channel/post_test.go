@@ -132,6 +132,45 @@ func TestPost_SixRepeatedIsDoneOnce(t *testing.T) {
 	}
 }
 
+// One try looks for its key before another has posted it, and comes to be
+// numbered when the other is out of memory already.
+func TestPost_SixALateTryLooksAgain(t *testing.T) {
+	c := newCell(t)
+	c.start("cs-1")
+	ref := c.channel(1, "U1")
+	busy := func() {
+		for i := range 150 {
+			c.post(ref, "U1", fmt.Sprintf("message %d", i), "")
+		}
+		c.derived(ref)
+	}
+	busy() // so that memory does not reach back to the beginning
+	came := c.history.deduped.close()
+	post := channel.Post{Channel: ref, Author: "U1", Text: "x", Key: "gated"}
+	late := make(chan change.Change, 1)
+	go func() {
+		m, err := c.cluster.Post(context.Background(), post)
+		if err != nil {
+			t.Error(err)
+		}
+		late <- m
+	}()
+	<-came
+	early := make(chan change.Change, 1)
+	c.history.deduped.except(func() {
+		m, err := c.cluster.Post(c.ctx(), post)
+		if err != nil {
+			t.Error(err)
+		}
+		early <- m
+	})
+	busy()
+	c.history.deduped.open()
+	if a, b := <-early, <-late; a.ID == "" || a.ID != b.ID {
+		t.Errorf("one key led to %s and %s", a.ID, b.ID)
+	}
+}
+
 func TestPost_RepeatsAtOnceAreOne(t *testing.T) {
 	c := newCell(t)
 	c.start("cs-1")

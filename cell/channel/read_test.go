@@ -1,8 +1,10 @@
 package channel_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -125,6 +127,41 @@ func TestRead_TwoPagesThreadsAndLogAgree(t *testing.T) {
 	})
 }
 
+// The store comes further while a page is being read.
+func TestRead_TwoAPageDuringDerivationHasEachOnce(t *testing.T) {
+	c := newCell(t)
+	c.start("cs-1")
+	ref := c.channel(1, "U1")
+	for i := range 150 {
+		c.post(ref, "U1", fmt.Sprintf("message %d", i), "")
+	}
+	c.derived(ref)
+	c.history.down.Store(true)
+	for i := range 5 {
+		c.post(ref, "U1", fmt.Sprintf("newer %d", i), "")
+	}
+	for _, q := range []history.PageQuery{{Forward: true, After: 10, Limit: 200}, {Limit: 200}, {Before: 154, Limit: 200}} {
+		came := c.history.pages.close()
+		got := make(chan []history.Message, 1)
+		go func() {
+			ms, err := c.cluster.Page(context.Background(), ref, q)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- ms
+		}()
+		<-came
+		c.history.down.Store(false)
+		c.derived(ref)
+		c.history.pages.open()
+		if diff := cmp.Diff(modelOf(c.logOf(ref)).page(q), <-got); diff != "" {
+			t.Errorf("page %+v: %s", q, diff)
+		}
+		c.history.down.Store(true)
+	}
+	c.history.down.Store(false)
+}
+
 func TestChanges_WhereTheyEnd(t *testing.T) {
 	c := newCell(t)
 	c.start("cs-1")
@@ -145,6 +182,17 @@ func TestChanges_WhereTheyEnd(t *testing.T) {
 				t.Fatalf("after %d: rev %d at %d with %q", after, e.Rev, i, e.Payload)
 			}
 		}
+	}
+	long := c.channel(3, "U1")
+	for i := range 150 { // 6 MB
+		c.post(long, "U1", fmt.Sprintf("%d%s", i, strings.Repeat("x", 39_000)), "")
+	}
+	c.derived(long)
+	if es, err := c.cluster.Changes(c.ctx(), long, 0, 151); err != nil || len(es) < 100 || len(es) > 120 {
+		t.Errorf("%d long changes, %v", len(es), err)
+	}
+	if es, err := c.cluster.Changes(c.ctx(), long, 40, 151); err != nil || len(es) < 100 || len(es) > 110 {
+		t.Errorf("%d long changes, %v", len(es), err)
 	}
 	big := c.importing(2)
 	for n := 0; n < 12_000; n += 2000 {

@@ -90,9 +90,9 @@ func (sh *shard) open(r *room) {
 	defer cancel()
 	mark, err := sh.s.deps.History.Mark(ctx, r.ref)
 	if err != nil {
-		sh.abandon(r, &problem.Error{
+		sh.abandon(r, sh.orLeft(&problem.Error{
 			Kind: problem.Unavailable, Msg: "the history store does not answer; try again", RetryAfter: time.Second, Cause: err,
-		})
+		}))
 		return
 	}
 	changes, err := sh.hold.Recover(ctx, r.ref, mark.Applied+1)
@@ -115,6 +115,7 @@ func (sh *shard) open(r *room) {
 	sh.mu.Unlock()
 	if t.emitted < t.head.Rev {
 		sh.lag.Add(int64(t.head.Rev - t.emitted)) //nolint:gosec // far below 2^63
+		sh.heavy.Add(t.weight(t.emitted, t.head.Rev))
 		sh.deriveSoon(r)
 	}
 }
@@ -295,7 +296,8 @@ func (s *Server) evict() {
 		sh.mu.Unlock()
 	}
 	s.metrics.open.Set(float64(count))
-	s.metrics.lag.Set(float64(s.lag()))
+	lag, _ := s.lag()
+	s.metrics.lag.Set(float64(lag))
 	if count <= s.cfg.ChannelsMax && int64(bytes) <= s.cfg.CacheBytes {
 		return
 	}

@@ -211,15 +211,16 @@ func (s *Server) holds() int {
 	return n
 }
 
-// lag is how many confirmed changes are not derived yet.
-func (s *Server) lag() int64 {
-	n := int64(0)
+// lag is how many confirmed changes are not derived yet, and what they take in
+// memory.
+func (s *Server) lag() (changes, bytes int64) {
 	for i := range s.held {
 		if sh := s.held[i].Load(); sh != nil {
-			n += sh.lag.Load()
+			changes += sh.lag.Load()
+			bytes += sh.heavy.Load()
 		}
 	}
-	return n
+	return changes, bytes
 }
 
 // owned is the shard of a channel, or kind NotOwner.

@@ -34,6 +34,7 @@ type shard struct {
 	cancel context.CancelFunc
 	fresh  atomic.Pointer[time.Time] // when the last proof of ownership began
 	lag    atomic.Int64              // changes confirmed but not derived
+	heavy  atomic.Int64              // about their bytes in memory
 
 	mu      sync.Mutex
 	queue   []*request
@@ -122,6 +123,15 @@ func (sh *shard) refuse(err error) error {
 			Kind: problem.Unavailable, Msg: "the message store does not answer; try again", RetryAfter: time.Second, Cause: err,
 		}
 	}
+}
+
+// orLeft is NotOwner in place of an error that the loss of the shard may have
+// caused: the next owner can do better.
+func (sh *shard) orLeft(err error) error {
+	if sh.ctx.Err() != nil && problem.Is(err, problem.Unavailable) {
+		return notOwner(sh.id)
+	}
+	return err
 }
 
 // nudge fills a channel of capacity 1.

@@ -87,6 +87,15 @@ func (t *tail) at(rev topology.Rev) *entry {
 	return &t.entries[rev-t.from]
 }
 
+// weight is about what the entries above a rev, up to another, take in memory.
+func (t *tail) weight(above, to topology.Rev) int64 {
+	n := 0
+	for rev := max(above+1, t.from); rev <= to && rev <= t.head.Rev; rev++ {
+		n += t.at(rev).bytes()
+	}
+	return int64(n)
+}
+
 // keyed is the change that a key led to, if it is in memory and in the window.
 func (t *tail) keyed(k keyID, now time.Time) (change.Change, bool) {
 	e := t.at(t.keys[k])

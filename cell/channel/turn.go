@@ -138,7 +138,7 @@ func (sh *shard) turn(batch []*request) {
 		rep, hinges, err := r.number(sh.ctx, d)
 		switch {
 		case err != nil:
-			r.done <- reply{err: err}
+			r.done <- reply{err: sh.orLeft(err)}
 		case hinges:
 			r.rep = rep
 			waiting = append(waiting, r)
@@ -206,6 +206,7 @@ func (sh *shard) show(d *draft) {
 		r.tail.add(e)
 	}
 	head := r.tail.head
+	sh.heavy.Add(r.tail.weight(d.was, head.Rev))
 	r.mu.Unlock()
 	if !d.quiet {
 		for i := range d.entries {

@@ -24,7 +24,7 @@ type Event struct {
 // to build afresh from the stores, which is faster by then than catching up.
 const Retention = 7 * 24 * time.Hour
 
-// Position is an event's place in its partition: 1, 2, 3 …
+// Position is an event's place in its partition: 1, 2, 3 and so on.
 type Position uint64
 
 // Log is the event log. Partitions are shards. The contract is run by
@@ -42,10 +42,12 @@ type Position uint64
 //     effects; Committed returns it, 0 for a group never seen.
 //  4. Wait returns when there may be events in the partition after the position, or ctx
 //     ends.
+//  5. End returns the position of the newest event, 0 if there never was one.
 type Log interface {
 	Append(ctx context.Context, partition topology.Shard, events []Event) error
 	Read(ctx context.Context, partition topology.Shard, after Position, limit int) ([]Event, Position, error)
 	Commit(ctx context.Context, group string, partition topology.Shard, p Position) error
 	Committed(ctx context.Context, group string, partition topology.Shard) (Position, error)
 	Wait(ctx context.Context, partition topology.Shard, after Position) error
+	End(ctx context.Context, partition topology.Shard) (Position, error)
 }

@@ -2,9 +2,9 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"parley/cell/change"
 	"parley/cell/channel"
@@ -23,7 +23,7 @@ type follower struct {
 	lane  int
 	ready chan struct{} // closed when rev is known
 
-	holds     atomic.Int64 // who needs it; guarded by g.mu where it goes from 0 to 1
+	holds     atomic.Int64 // who needs it; from 0 to 1 only under the roll's lock
 	idleSince atomic.Int64 // Unix ns, when holds became 0
 
 	mu        sync.Mutex
@@ -31,10 +31,10 @@ type follower struct {
 	head      topology.Rev // the highest that is known to be confirmed
 	started   bool         // rev is known
 	repairing bool
-	grown     chan struct{} // closed and renewed when rev rises
+	grown     chan struct{} // closed when rev rises; nil while nobody waits
 	groups    map[*peer]*group
-	recent    []recentEvent // the last events up to rev, without gaps
-	bytes     int           // of their payloads
+	recent    []event // the last events up to rev, without gaps
+	bytes     int     // of their payloads
 }
 
 // group is the sessions of one link that follow the channel.
@@ -43,11 +43,24 @@ type group struct {
 	sessions map[*session]struct{}
 }
 
-// recentEvent is kept so that a session is brought up to now without a read.
-type recentEvent struct {
-	rev     topology.Rev
-	payload []byte
-	left    []topology.UserID
+// event is a change as sessions get it.
+type event struct {
+	rev          topology.Rev
+	payload      []byte
+	joined, left []topology.UserID
+}
+
+// eventOf keeps of a change what sessions need.
+func eventOf(e channel.Event) event {
+	out := event{rev: e.Rev, payload: e.Payload}
+	switch e.Kind {
+	case change.Left:
+		out.left = e.Subjects
+	case change.Joined, change.Created:
+		out.joined = e.Subjects
+	default:
+	}
+	return out
 }
 
 // Bounds of what a follower keeps: enough for what happens during one read of the
@@ -57,133 +70,12 @@ const (
 	recentBytesMax = 128 << 10
 )
 
-// follow gives the followers of channels, each held for the caller, in order, and
-// waits until all know where they are.
-func (g *Gateway) follow(ctx context.Context, refs []topology.ChannelRef) ([]*follower, error) {
-	out := make([]*follower, len(refs))
-	var fresh []*follower
-	g.mu.Lock()
-	for i, ref := range refs {
-		f := g.followers[ref.Channel]
-		if f == nil {
-			f = &follower{
-				g: g, ref: ref, lane: frame.LaneOf(string(ref.Channel)), ready: make(chan struct{}),
-				grown: make(chan struct{}), groups: map[*peer]*group{},
-			}
-			g.followers[ref.Channel] = f
-			fresh = append(fresh, f)
-		}
-		f.hold()
-		out[i] = f
-	}
-	g.mu.Unlock()
-	if len(fresh) > 0 {
-		// Before the heads are read, so that nothing falls between.
-		for _, f := range fresh {
-			g.bus.Follow(router.ChannelTopic(f.ref.Channel))
-			g.bus.Follow(router.TypingTopic(f.ref.Channel))
-		}
-		g.spawn(func(ctx context.Context) { g.startFollowers(ctx, fresh) })
-	}
-	for i, f := range out {
-		select {
-		case <-f.ready:
-		case <-ctx.Done():
-			for _, f := range out {
-				f.release()
-			}
-			return nil, problem.Wrap(ctx.Err(), problem.Unavailable, "channel %d of %d can't be read now", i+1, len(out))
-		}
-	}
-	return out, nil
-}
-
-// headsMax bounds one question for heads.
-const headsMax = 500
-
-// startFollowers finds out where channels are, again and again until they answer.
-func (g *Gateway) startFollowers(ctx context.Context, fs []*follower) {
-	for len(fs) > 0 {
-		part := fs[:min(len(fs), headsMax)]
-		heads, err := g.heads(ctx, part)
-		if err != nil {
-			if !g.pause(ctx, "the heads of channels can't be read; trying again", err) {
-				return
-			}
-			continue
-		}
-		for i, f := range part {
-			f.mu.Lock()
-			f.rev, f.started = heads[i].Rev, true
-			behind := f.head > f.rev
-			f.mu.Unlock()
-			close(f.ready)
-			if behind {
-				f.repair(0)
-			}
-		}
-		fs = fs[len(part):]
-	}
-}
-
-func (g *Gateway) heads(ctx context.Context, fs []*follower) ([]channel.Head, error) {
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
-	defer cancel()
-	refs := make([]topology.ChannelRef, len(fs))
-	for i, f := range fs {
-		refs[i] = f.ref
-	}
-	return g.deps.Servers.Heads(ctx, refs)
-}
-
-// retryPause is between two tries of what must succeed in the end.
-const retryPause = 250 * time.Millisecond
-
-// pause waits before another try; false if ctx ended.
-func (g *Gateway) pause(ctx context.Context, what string, err error) bool {
-	if ctx.Err() != nil {
-		return false
-	}
-	g.log.Warn(what, "err", err)
-	t := time.NewTimer(retryPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 func (f *follower) hold() { f.holds.Add(1) }
 
 func (f *follower) release() {
 	if f.holds.Add(-1) == 0 {
 		f.idleSince.Store(f.g.deps.Now().UnixNano())
 	}
-}
-
-// dropIdleFollowers ends followers that nobody has needed for a while.
-func (g *Gateway) dropIdleFollowers(now time.Time) {
-	var idle []*follower
-	g.mu.Lock()
-	for id, f := range g.followers {
-		if f.holds.Load() == 0 && now.Sub(time.Unix(0, f.idleSince.Load())) > g.cfg.LingerMax {
-			delete(g.followers, id)
-			idle = append(idle, f)
-		}
-	}
-	for _, f := range idle { // under the lock: a new follower of the channel comes after
-		g.bus.Unfollow(router.ChannelTopic(f.ref.Channel))
-		g.bus.Unfollow(router.TypingTopic(f.ref.Channel))
-	}
-	g.mu.Unlock()
-}
-
-func (g *Gateway) follower(ch topology.ChannelID) *follower {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.followers[ch]
 }
 
 // at is the rev the follower is at.
@@ -193,66 +85,95 @@ func (f *follower) at() topology.Rev {
 	return f.rev
 }
 
+func (f *follower) isStarted() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.started
+}
+
+// headIs takes the channel's head from its owner: the first one starts the
+// follower there, later ones show what is missing.
+func (f *follower) headIs(rev topology.Rev) {
+	f.mu.Lock()
+	if !f.started {
+		f.rev, f.started = rev, true
+		close(f.ready)
+	}
+	f.mu.Unlock()
+	f.repair(rev)
+}
+
 // event takes a live event (G1).
 func (f *follower) event(e router.Event) {
 	f.mu.Lock()
 	f.head = max(f.head, e.To)
-	next := f.started && !f.repairing && e.From == f.rev+1
-	if next {
-		f.emit(e.To, e.Payload, e.Left)
+	if f.started && !f.repairing && e.From == f.rev+1 {
+		f.emit(event{rev: e.To, payload: e.Payload, joined: e.Joined, left: e.Left})
 	}
-	behind := f.started && f.head > f.rev
 	f.mu.Unlock()
-	if behind {
-		f.repair(0)
-	}
+	f.repair(0)
 }
 
 // emit gives the next event to all groups. The caller holds f.mu.
-func (f *follower) emit(rev topology.Rev, payload []byte, left []topology.UserID) {
+func (f *follower) emit(e event) {
 	from := f.rev + 1
-	f.rev = rev
-	f.remember(recentEvent{rev, payload, left})
-	for p, gr := range f.groups {
-		p.send(f.lane, frame.GroupFrame{Group: gr.id, From: from, To: rev, Payload: payload})
-		f.g.metrics.frames.Inc()
-	}
-	for _, u := range left {
-		f.leave(u, rev)
-	}
-	close(f.grown)
-	f.grown = make(chan struct{})
-}
-
-func (f *follower) remember(e recentEvent) {
+	f.moveTo(e.rev)
 	f.recent = append(f.recent, e)
 	f.bytes += len(e.payload)
 	for len(f.recent) > recentMax || f.bytes > recentBytesMax {
 		f.bytes -= len(f.recent[0].payload)
-		f.recent[0] = recentEvent{}
+		f.recent[0] = event{}
 		f.recent = f.recent[1:]
+	}
+	for p, gr := range f.groups {
+		p.send(f.lane, frame.GroupFrame{Group: gr.id, From: from, To: e.rev, Payload: e.payload})
+		f.g.metrics.frames.Inc()
+	}
+	for _, u := range e.left {
+		f.leave(u)
+	}
+	for _, u := range e.joined {
+		if who := f.g.user(userKey{f.ref.Place, u}); who != nil {
+			f.g.syncUser(who)
+		}
 	}
 }
 
-// leave takes a user's sessions out at rev (G2). The caller holds f.mu.
-func (f *follower) leave(u topology.UserID, rev topology.Rev) {
+// moveTo sets the rev. The caller holds f.mu.
+func (f *follower) moveTo(rev topology.Rev) {
+	f.rev = rev
+	f.head = max(f.head, rev)
+	if f.grown != nil {
+		close(f.grown)
+		f.grown = nil
+	}
+}
+
+// leave takes a user's sessions out at the present rev (G2). The caller holds f.mu.
+func (f *follower) leave(u topology.UserID) {
 	who := f.g.user(userKey{f.ref.Place, u})
 	if who == nil {
 		return
 	}
 	for _, s := range who.all() {
-		gr := f.groups[s.peer]
-		if gr == nil {
-			continue
-		}
-		if _, ok := gr.sessions[s]; !ok {
-			continue
-		}
-		s.peer.send(f.lane, frame.Leave{Group: gr.id, Rev: rev, Sessions: []topology.SessionID{s.open.Session}})
-		f.remove(s, gr)
-		s.give(f)
+		f.part(s)
 	}
 	f.g.syncUser(who) // the user may be in it again since
+}
+
+// part takes a session out of its group for good. The caller holds f.mu.
+func (f *follower) part(s *session) bool {
+	gr := f.groups[s.peer]
+	if gr == nil {
+		return false
+	}
+	if _, ok := gr.sessions[s]; !ok {
+		return false
+	}
+	s.peer.send(f.lane, frame.Leave{Group: gr.id, Rev: f.rev, Sessions: []topology.SessionID{s.open.Session}})
+	f.remove(s, gr)
+	s.give(f)
+	return true
 }
 
 // remove takes a session out of its group. The caller holds f.mu.
@@ -264,7 +185,7 @@ func (f *follower) remove(s *session, gr *group) {
 	}
 }
 
-// drop takes an ended session out.
+// drop takes an ended session out and ends its claim.
 func (f *follower) drop(s *session) {
 	f.mu.Lock()
 	if gr := f.groups[s.peer]; gr != nil {
@@ -274,6 +195,19 @@ func (f *follower) drop(s *session) {
 	}
 	f.mu.Unlock()
 	f.release()
+}
+
+// sessions are those that are live in the channel.
+func (f *follower) sessions() []*session {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []*session
+	for _, gr := range f.groups {
+		for s := range gr.sessions {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // repair reads what is missing from the log, up to the known head and at least
@@ -297,14 +231,13 @@ func (f *follower) runRepair(ctx context.Context) {
 	for {
 		f.mu.Lock()
 		rev := f.rev
-		if rev >= f.head {
+		if rev >= f.head || f.holds.Load() == 0 { // who holds it next repairs again
 			f.repairing = false
 			f.mu.Unlock()
-			f.g.flush()
 			return
 		}
 		f.mu.Unlock()
-		es, err := f.changes(ctx, rev)
+		es, err := f.g.read(ctx, f.ref, rev)
 		switch {
 		case problem.Is(err, problem.Conflict):
 			err = f.skip(ctx)
@@ -312,39 +245,24 @@ func (f *follower) runRepair(ctx context.Context) {
 			err = problem.New(problem.Unavailable, "the log does not reach rev %d yet", rev+1)
 		}
 		if err != nil {
-			if !f.g.pause(ctx, "a gap can't be repaired; trying again", err) {
-				f.mu.Lock()
-				f.repairing = false
-				f.mu.Unlock()
-				return
+			if !f.g.pause(ctx, "repair of a gap", err) {
+				return // the gateway stops
 			}
 			continue
 		}
 		f.mu.Lock()
 		for _, e := range es {
-			if e.Rev == f.rev+1 {
-				f.emit(e.Rev, e.Payload, leftBy(e.Change))
+			if e.rev == f.rev+1 {
+				f.emit(e)
 			}
 		}
 		f.mu.Unlock()
+		f.g.flush()
 	}
-}
-
-func leftBy(c change.Change) []topology.UserID {
-	if c.Kind == change.Left {
-		return c.Subjects
-	}
-	return nil
-}
-
-func (f *follower) changes(ctx context.Context, after topology.Rev) ([]channel.Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.g.cfg.RequestMax)
-	defer cancel()
-	return f.g.deps.Servers.Changes(ctx, f.ref, after, pageSize)
 }
 
 // skip goes on at the head when the log no longer reaches back: every session is
-// told to load afresh. Who has left meanwhile is found by the directory.
+// told to load afresh, if its user is in the channel still.
 func (f *follower) skip(ctx context.Context) error {
 	heads, err := f.g.heads(ctx, []*follower{f})
 	if err != nil {
@@ -356,27 +274,19 @@ func (f *follower) skip(ctx context.Context) error {
 		f.head = f.rev
 		return nil
 	}
-	for p, gr := range f.groups {
+	for _, gr := range f.groups {
 		for s := range gr.sessions {
-			p.send(f.lane, frame.Leave{Group: gr.id, Rev: f.rev, Sessions: []topology.SessionID{s.open.Session}})
+			s.peer.send(f.lane, frame.Leave{Group: gr.id, Rev: f.rev, Sessions: []topology.SessionID{s.open.Session}})
 			f.remove(s, gr)
-			f.g.spawn(func(context.Context) { s.again(f) })
+			f.g.spawn(func(context.Context) {
+				joined, err := f.restart(s, "the gateway was too far behind", false)
+				s.settle(f, joined, err)
+			})
 		}
 	}
-	f.rev = heads[0].Rev
-	f.head = max(f.head, f.rev)
 	f.recent, f.bytes = nil, 0
-	close(f.grown)
-	f.grown = make(chan struct{})
+	f.moveTo(heads[0].Rev)
 	return nil
-}
-
-// again subscribes a session from nothing: it gets a reset.
-func (s *session) again(f *follower) {
-	if err := f.subscribe(s, 0, false); err != nil && s.ctx.Err() == nil {
-		s.refuse(err)
-	}
-	s.peer.flush()
 }
 
 // typing tells the groups that somebody types.
@@ -387,4 +297,17 @@ func (f *follower) typing(u topology.UserID) {
 	for p, gr := range f.groups {
 		p.send(f.lane, frame.GroupFrame{Group: gr.id, Payload: payload})
 	}
+}
+
+// since is the events after c up to the follower's rev, if they are all still
+// kept. The caller holds f.mu.
+func (f *follower) since(c topology.Rev) ([]event, bool) {
+	if c == f.rev {
+		return nil, true
+	}
+	i := slices.IndexFunc(f.recent, func(e event) bool { return e.rev == c+1 })
+	if i < 0 {
+		return nil, false
+	}
+	return f.recent[i:], true
 }

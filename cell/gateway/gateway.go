@@ -9,11 +9,14 @@
 //	   order of rev; between catch-up and live nothing is lost or doubled. A
 //	   follower goes on only by rev + 1; a jump is repaired from the log.
 //	G2 Nothing of a channel after the rev at which a user left it reaches that user.
-//	G3 A lost router message of any kind is found by beacons, urevs or Lost, and
-//	   repaired.
-//	G4 Nothing here waits for an edge: a link that doesn't take frames is closed.
+//	G3 A lost event, beacon or notice about a list of channels is found by beacons,
+//	   urevs or Lost, and repaired. Typing and presence may be lost; a read state
+//	   comes again with the next one.
+//	G4 Live events wait for no edge: a link that doesn't take them is closed. Catch-up
+//	   waits while much is pending on its lane.
 //
-// Lock order: a follower's mu, then the gateway's, then a user's or a session's.
+// Lock order: a follower's mu, then the gateway's, then a user's, then a
+// session's, then a peer's. The followers' roll and presence are locked alone.
 package gateway
 
 import (
@@ -22,6 +25,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +61,8 @@ type Config struct {
 	LingerMax    time.Duration // a channel nobody follows any more is kept this long [30 s]
 	OfflineGrace time.Duration // a user without sessions counts as present this long [5 s]
 	DrainAfter   time.Duration // how long edges may take to leave in a Drain [5 s]
+	BeaconGrace  time.Duration // an event may come this much after a beacon that names its rev [200 ms]
+	CatchUpBytes int           // memory for pages of the log that sessions share [32 MiB]
 }
 
 func orElse[T comparable](v *T, def T) {
@@ -76,20 +82,20 @@ func (c Config) withDefaults() Config {
 	orElse(&c.LingerMax, 30*time.Second)
 	orElse(&c.OfflineGrace, 5*time.Second)
 	orElse(&c.DrainAfter, 5*time.Second)
+	orElse(&c.BeaconGrace, 200*time.Millisecond)
+	orElse(&c.CatchUpBytes, 32<<20)
 	return c
 }
 
 // heartbeat is how often clients are to ping.
 const heartbeat = 10 * time.Second
 
-// Directory is what a gateway asks the cell's directory. Answers must not be old:
-// whether a user is in a channel decides what the user gets.
+// Directory is what a gateway asks the cell's directory. ChannelsOf, URevs and
+// UserChanges must not be from a cache: they decide what a user gets (G2).
 type Directory interface {
 	Workspace(ctx context.Context, ws topology.WorkspaceID) (directory.Workspace, error)
 	User(ctx context.Context, p topology.Place, u topology.UserID) (directory.User, error)
 	ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]directory.Membership, error)
-	Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (directory.Membership, bool, error)
-	Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error)
 	MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error)
 	Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (directory.Channel, error)
 	URevs(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]topology.URev, error)
@@ -123,7 +129,8 @@ type Gateway struct {
 	log     *slog.Logger
 	metrics *metrics
 	links   *link.Server
-	opening chan struct{} // a slot per session that is being opened
+	opening chan struct{} // a slot per session or channel that is being opened
+	reading chan struct{} // a slot per read of the log
 
 	ctx  context.Context //nolint:containedctx // Run's, for work that frames start
 	bus  router.Attachment
@@ -131,14 +138,19 @@ type Gateway struct {
 
 	mu        sync.Mutex
 	peers     map[*peer]struct{}
-	followers map[topology.ChannelID]*follower
-	users     map[userKey]*user
+	users     map[topology.UserID][]*user // of one id several only after a return to this cell
+	unsettled map[*user]struct{}          // to be looked at again
 	sessions  int
+	draining  bool
 	stopped   bool          // no more work is started
 	left      chan struct{} // closed and renewed when a session ends
 
-	beacons  beacons
-	presence presenceState
+	roll      roll
+	questions questions
+	pages     pages
+	beacons   beacons
+	presence  presenceState
+	comparing atomic.Bool
 }
 
 // New checks its arguments; it touches nothing.
@@ -161,10 +173,11 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: deps.Log.With("gateway", string(cfg.ID)), metrics: newMetrics(deps.Metrics),
-		opening: make(chan struct{}, cfg.OpeningMax),
-		peers:   map[*peer]struct{}{}, followers: map[topology.ChannelID]*follower{}, users: map[userKey]*user{},
+		opening: make(chan struct{}, cfg.OpeningMax), reading: make(chan struct{}, readsMax),
+		peers: map[*peer]struct{}{}, users: map[topology.UserID][]*user{}, unsettled: map[*user]struct{}{},
 		left: make(chan struct{}),
 	}
+	g.pages.init(cfg.CatchUpBytes)
 	g.presence.init()
 	var err error
 	g.links, err = link.NewServer(link.ServerConfig{
@@ -213,12 +226,14 @@ func (g *Gateway) spawn(do func(ctx context.Context)) {
 }
 
 // Drain asks the edges to take their sessions elsewhere and returns when they
-// have, or ctx or the time they were given ends. The gateway's entry in the
-// registry should say so first.
+// have, or ctx or the time they were given ends. From then on no session is
+// opened. The gateway's entry in the registry should be gone first.
 func (g *Gateway) Drain(ctx context.Context) error {
+	g.mu.Lock()
+	g.draining = true
+	g.mu.Unlock()
 	for _, p := range g.allPeers() {
-		p.send(frame.Control, frame.Draining{AfterMS: uint64(g.cfg.DrainAfter.Milliseconds())}) //nolint:gosec // positive
-		p.flush()
+		p.askToLeave()
 	}
 	t := time.NewTimer(g.cfg.DrainAfter)
 	defer t.Stop()
@@ -246,15 +261,22 @@ func (g *Gateway) Connections() int {
 	return g.sessions
 }
 
-// accept takes an edge's link.
+// accept takes an edge's link. Links of the same edge's former runs are dead.
 //
 //nolint:ireturn // link asks for its Handler
 func (g *Gateway) accept(h frame.Hello, _ pki.Identity) (frame.Welcome, link.Handler, error) {
-	p := &peer{g: g, edge: h.Edge, sessions: map[topology.SessionID]*session{}}
+	p := &peer{
+		g: g, edge: h.Edge, run: h.Incarnation, sessions: map[topology.SessionID]*session{}, moved: map[topology.WorkspaceID]uint64{},
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped {
 		return frame.Welcome{}, nil, problem.New(problem.Unavailable, "the gateway stops")
+	}
+	for old := range g.peers {
+		if old.edge == p.edge && old.run < p.run {
+			old.end(problem.New(problem.Conflict, "a later run of the edge has connected"))
+		}
 	}
 	g.peers[p] = struct{}{}
 	return frame.Welcome{Gateway: g.cfg.ID, Cell: g.cfg.Cell, Incarnation: g.cfg.Incarnation}, p, nil
@@ -293,9 +315,16 @@ func (g *Gateway) tick(ctx context.Context) {
 		now := g.deps.Now()
 		g.askSilentShards(now)
 		g.dropIdleFollowers(now)
+		g.settle()
 		if now.Sub(looked) >= g.cfg.URevEvery {
 			looked = now
 			g.spawn(g.compareURevs)
 		}
 	}
+}
+
+func (g *Gateway) isDraining() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.draining
 }

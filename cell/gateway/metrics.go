@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	sessions prometheus.Gauge
 	frames   prometheus.Counter
+	caughtUp prometheus.Counter
 	posts    prometheus.Counter
 	repairs  prometheus.Counter
 	resets   prometheus.Counter
@@ -18,13 +19,14 @@ func newMetrics(to prometheus.Registerer) *metrics {
 	m := &metrics{
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "parley", Subsystem: "gateway", Name: "sessions", Help: "Sessions served."}),
 		frames:   counter("group_frames_total", "Events sent to groups: one per link and event."),
+		caughtUp: counter("catch_up_frames_total", "Events sent to single sessions to catch up."),
 		posts:    counter("posts_total", "Messages that came by sockets."),
 		repairs:  counter("repairs_total", "Gaps that were repaired from the log."),
 		resets:   counter("resets_total", "Sessions told to load a channel afresh."),
 		lost:     counter("router_lost_total", "Times that the router lost messages."),
 	}
 	if to != nil {
-		to.MustRegister(m.sessions, m.frames, m.posts, m.repairs, m.resets, m.lost)
+		to.MustRegister(m.sessions, m.frames, m.caughtUp, m.posts, m.repairs, m.resets, m.lost)
 	}
 	return m
 }

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"parley/internal/link"
 	"parley/internal/problem"
@@ -15,12 +17,74 @@ import (
 type peer struct {
 	g      *Gateway
 	edge   topology.EdgeID
+	run    topology.Incarnation
 	conn   atomic.Pointer[link.Conn] // set by the first Frames
 	groups atomic.Uint64             // ids given out
+	opens  atomic.Uint64             // sessions opened, ever
 
 	mu       sync.Mutex
 	sessions map[topology.SessionID]*session
+	moved    map[topology.WorkspaceID]uint64 // opens when the edge was last told so
 	dead     bool
+}
+
+// end closes the link, if it has begun; else it ends by its own liveness.
+func (p *peer) end(why error) {
+	if c := p.conn.Load(); c != nil {
+		c.Close(why)
+	}
+}
+
+func (p *peer) askToLeave() {
+	p.send(frame.Control, frame.Draining{AfterMS: uint64(p.g.cfg.DrainAfter.Milliseconds())}) //nolint:gosec // positive
+	p.flush()
+}
+
+// Bounds of what catch-up leaves pending on a lane before it waits: an eighth of
+// what closes the link, so that several at once and live events find room.
+const (
+	roomBytesMax = link.LaneBytesMax / 8
+	roomLook     = 5 * time.Millisecond
+)
+
+// room waits until a lane can take more catch-up (G4).
+func (p *peer) room(ctx context.Context, lane int) error {
+	c := p.conn.Load()
+	if c == nil || c.Pending(lane) < roomBytesMax {
+		return ctx.Err()
+	}
+	c.Flush()
+	t := time.NewTicker(roomLook)
+	defer t.Stop()
+	for c.Pending(lane) >= roomBytesMax {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// movedMax bounds what is remembered about workspaces that are elsewhere.
+const movedMax = 10_000
+
+// tellMoved tells the edge that a session's workspace is not served here, unless
+// it was told so after it opened the session: one word is for all sessions.
+func (p *peer) tellMoved(s *session, f frame.Moved) {
+	p.mu.Lock()
+	told := p.moved[f.Workspace] >= s.number
+	if !told {
+		if len(p.moved) >= movedMax {
+			clear(p.moved)
+		}
+		p.moved[f.Workspace] = p.opens.Load()
+	}
+	p.mu.Unlock()
+	if !told {
+		p.send(frame.Control, f)
+		p.flush()
+	}
 }
 
 // send queues frames; a link that has ended is noticed by its Closed.
@@ -49,7 +113,9 @@ func (p *peer) find(id topology.SessionID) *session {
 // Frames implements link.Handler. It never blocks: what takes time runs in work
 // of the session's.
 func (p *peer) Frames(c *link.Conn, lane int, fs []frame.Frame) {
-	p.conn.Store(c)
+	if p.conn.Swap(c) == nil && p.g.isDraining() {
+		p.askToLeave()
+	}
 	for _, f := range fs {
 		if !p.take(f) {
 			c.Close(problem.New(problem.Invalid, "%s on lane %d is not an edge's to send", frame.Name(f), lane))
@@ -108,13 +174,17 @@ func (p *peer) open(f frame.Open) {
 	s := newSession(p, f)
 	g := p.g
 	g.mu.Lock()
-	full := g.sessions >= g.cfg.SessionsMax
-	if !full {
+	full, draining := g.sessions >= g.cfg.SessionsMax, g.draining
+	if !full && !draining {
 		g.sessions++
 	}
 	g.mu.Unlock()
-	if full {
-		p.send(frame.Control, frame.Refused{Session: f.Session, Kind: problem.Exhausted, Detail: "the gateway is full", RetryMS: retryMS})
+	if full || draining {
+		r := frame.Refused{Session: f.Session, Kind: problem.Exhausted, Detail: "the gateway is full", RetryMS: retryMS}
+		if draining {
+			r.Kind, r.Detail = problem.Unavailable, "the gateway stops"
+		}
+		p.send(frame.Control, r)
 		return
 	}
 	g.metrics.sessions.Inc()

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,21 +19,24 @@ type presenceState struct {
 	mu      sync.Mutex
 	written map[userKey]presence.Status
 	touched map[userKey]time.Time // since when, for the grace
-	heard   []presence.Change     // of any gateway, to be told to sessions
+	heard   map[userKey]struct{}  // of any gateway, to be told to sessions
 	topics  map[topology.WorkspaceID]int
 }
 
 // Bounds and pace of presence. It is the first thing to give way under load.
 const (
 	presenceEvery   = time.Second
-	presenceRenew   = 10 * time.Second
-	presenceHeard   = 10_000 // changes that wait to be told; more are dropped
-	presenceReaders = 2_000  // sessions that are told one user's change
+	presenceRenew   = presence.LeaseTTL / 3
+	presenceBatch   = 1_000  // changes in one write
+	presenceHeard   = 10_000 // users that wait to be told of; more are dropped
+	presenceTold    = 200    // users that are told of in one turn
+	presenceReaders = 2_000  // sessions that are told of one user
 )
 
 func (p *presenceState) init() {
 	p.written = map[userKey]presence.Status{}
 	p.touched = map[userKey]time.Time{}
+	p.heard = map[userKey]struct{}{}
 	p.topics = map[topology.WorkspaceID]int{}
 }
 
@@ -41,7 +45,7 @@ func (g *Gateway) touchPresence(key userKey) {
 	p := &g.presence
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, ok := p.touched[key]; !ok && key.id != "" {
+	if _, ok := p.touched[key]; !ok {
 		p.touched[key] = g.deps.Now()
 	}
 }
@@ -69,19 +73,25 @@ func (g *Gateway) statusOf(key userKey) presence.Status {
 func (g *Gateway) keepPresence(ctx context.Context) {
 	t := time.NewTicker(presenceEvery)
 	defer t.Stop()
-	renewed := time.Time{}
+	renewed := g.deps.Now()
 	for {
 		now := g.deps.Now()
 		cs := g.changedPresence(now)
-		if len(cs) > 0 || now.Sub(renewed) >= presenceRenew {
-			if err := g.writePresence(ctx, cs); err != nil && ctx.Err() == nil {
-				g.log.Warn("presence not written; trying again", "err", err)
+		if now.Sub(renewed) >= presence.LeaseTTL { // it has ended, and with it what was written
+			cs = g.wholePresence()
+		}
+		for len(cs) > 0 || now.Sub(renewed) >= presenceRenew {
+			part := cs[:min(len(cs), presenceBatch)]
+			if err := g.writePresence(ctx, part); err != nil {
+				if ctx.Err() == nil {
+					g.log.Warn("presence not written; trying again", "err", err)
+				}
 				for _, c := range cs {
 					g.touchPresence(userKey{c.Place, c.User})
 				}
-			} else {
-				renewed = now
+				break
 			}
+			renewed, cs = now, cs[len(part):]
 		}
 		g.tellPresence(ctx)
 		select {
@@ -90,6 +100,23 @@ func (g *Gateway) keepPresence(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// wholePresence is every user here.
+func (g *Gateway) wholePresence() []presence.Change {
+	var keys []userKey
+	g.mu.Lock()
+	for _, us := range g.users {
+		for _, u := range us {
+			keys = append(keys, u.key)
+		}
+	}
+	g.mu.Unlock()
+	out := make([]presence.Change, len(keys))
+	for i, key := range keys {
+		out[i] = presence.Change{Place: key.Place, User: key.id, Status: g.statusOf(key)}
+	}
+	return out
 }
 
 // changedPresence takes the users whose status is another than the one written. A
@@ -107,7 +134,9 @@ func (g *Gateway) changedPresence(now time.Time) []presence.Change {
 		was := p.written[key]
 		switch {
 		case status == presence.Offline && was != presence.Offline && now.Sub(since) < g.cfg.OfflineGrace:
-			p.touched[key] = since
+			if _, again := p.touched[key]; !again {
+				p.touched[key] = since
+			}
 		case status != was:
 			out = append(out, presence.Change{Place: key.Place, User: key.id, Status: status})
 		}
@@ -159,7 +188,7 @@ func (g *Gateway) followPresence(key userKey, now presence.Status) {
 	}
 }
 
-// hearPresence notes changes to be told.
+// hearPresence notes users to be told of.
 func (g *Gateway) hearPresence(payload []byte) error {
 	cs, err := presence.Decode(payload)
 	if err != nil {
@@ -168,7 +197,11 @@ func (g *Gateway) hearPresence(payload []byte) error {
 	p := &g.presence
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.heard = append(p.heard, cs[:min(len(cs), max(0, presenceHeard-len(p.heard)))]...)
+	for _, c := range cs {
+		if len(p.heard) < presenceHeard {
+			p.heard[userKey{c.Place, c.User}] = struct{}{}
+		}
+	}
 	return nil
 }
 
@@ -176,65 +209,58 @@ func (g *Gateway) hearPresence(payload []byte) error {
 // the user's status, as it is over all gateways.
 func (g *Gateway) tellPresence(ctx context.Context) {
 	p := &g.presence
+	byPlace := map[topology.Place][]topology.UserID{}
+	n := 0
 	p.mu.Lock()
-	heard := p.heard
-	p.heard = nil
-	p.mu.Unlock()
-	seen := map[userKey]bool{}
-	for _, c := range heard {
-		key := userKey{c.Place, c.User}
-		if seen[key] {
-			continue
+	for key := range p.heard {
+		if n++; n > presenceTold {
+			break
 		}
-		seen[key] = true
-		if err := g.tellOne(ctx, key); err != nil && ctx.Err() == nil {
-			g.log.Warn("a presence could not be told", "user", string(c.User), "err", err)
+		delete(p.heard, key)
+		byPlace[key.Place] = append(byPlace[key.Place], key.id)
+	}
+	p.mu.Unlock()
+	for place, us := range byPlace {
+		ask, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
+		statuses, err := g.deps.Presence.Read(ask, place, us)
+		for _, u := range us {
+			if err == nil {
+				err = g.tellOne(ask, userKey{place, u}, statuses[u])
+			}
+		}
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			g.log.Warn("presence not told", "workspace", string(place.Workspace), "err", err)
 		}
 	}
-	if len(heard) > 0 {
+	if len(byPlace) > 0 {
 		g.flush()
 	}
 }
 
-func (g *Gateway) tellOne(ctx context.Context, key userKey) error {
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
-	defer cancel()
-	status, err := g.deps.Presence.Read(ctx, key.Place, []topology.UserID{key.id})
-	if err != nil {
-		return err
-	}
+func (g *Gateway) tellOne(ctx context.Context, key userKey, status presence.Status) error {
 	members, err := g.deps.Directory.ChannelsOf(ctx, key.Place, key.id)
 	if err != nil {
 		return err
 	}
-	payload := chat.Encode(chat.PresenceEvent{Type: chat.TypePresence, UserID: key.id, Status: status[key.id].String()})
-	told := map[*session]bool{}
+	payload := chat.Encode(chat.PresenceEvent{Type: chat.TypePresence, UserID: key.id, Status: status.String()})
+	var told []*session
+	seen := map[*session]bool{}
 	for _, m := range members {
-		f := g.follower(m.Channel)
-		if f == nil {
+		f := g.roll.find(topology.ChannelRef{Place: key.Place, Channel: m.Channel})
+		if f == nil || len(told) >= presenceReaders {
 			continue
 		}
 		for _, s := range f.sessions() {
-			if len(told) >= presenceReaders {
-				return nil
-			}
-			if !told[s] && s.open.User != key.id {
-				told[s] = true
-				s.send(frame.SessionFrame{Payload: payload})
+			if !seen[s] && s.open.User != key.id {
+				seen[s] = true
+				told = append(told, s)
 			}
 		}
+	}
+	told = slices.Clip(told[:min(len(told), presenceReaders)])
+	for _, s := range told {
+		s.send(frame.SessionFrame{Payload: payload})
 	}
 	return nil
-}
-
-func (f *follower) sessions() []*session {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []*session
-	for _, gr := range f.groups {
-		for s := range gr.sessions {
-			out = append(out, s)
-		}
-	}
-	return out
 }

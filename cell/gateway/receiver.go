@@ -27,10 +27,10 @@ func (r receiver) Deliver(ms []router.Message) {
 func (r receiver) Lost() {
 	g := r.g
 	g.metrics.lost.Inc()
-	g.spawn(func(ctx context.Context) {
-		g.askHeads(ctx, func(topology.Shard) bool { return true })
-		g.compareURevs(ctx)
-	})
+	for i := range topology.Shards {
+		g.ask(g.roll.ofShard(topology.Shard(i))...)
+	}
+	g.spawn(g.compareURevs)
 }
 
 const channelPrefix, userPrefix, typingSuffix, presencePrefix = "channel:", "user:", ":typing", "presence:"
@@ -55,7 +55,7 @@ func (g *Gateway) message(m router.Message) error {
 		}
 	case strings.HasSuffix(m.Topic, typingSuffix):
 		id := strings.TrimSuffix(m.Topic[len(channelPrefix):], typingSuffix)
-		if f := g.follower(topology.ChannelID(id)); f != nil {
+		if f := g.roll.byID(topology.ChannelID(id)); f != nil {
 			f.typing(topology.UserID(m.Payload))
 		}
 	default:
@@ -63,7 +63,7 @@ func (g *Gateway) message(m router.Message) error {
 		if err != nil {
 			return err
 		}
-		if f := g.follower(e.Channel.Channel); f != nil && f.ref == e.Channel {
+		if f := g.roll.find(e.Channel); f != nil {
 			f.event(e)
 		}
 	}
@@ -93,74 +93,61 @@ func (b *beacons) start(now time.Time) {
 // hear takes beacons: a missed number or a new owner means that events may be
 // missing, and a changed channel that its head is at least there.
 func (g *Gateway) hear(bs []router.Beacon) {
-	now := g.deps.Now()
-	doubtful := map[topology.Shard]bool{}
-	g.beacons.mu.Lock()
-	for _, b := range bs {
-		if int(b.Shard) >= len(g.beacons.shards) {
-			continue
-		}
-		h := &g.beacons.shards[b.Shard]
-		if b.Token < h.token {
-			continue
-		}
-		if b.Token > h.token || b.Number != h.number+1 {
-			doubtful[b.Shard] = true
-		}
-		*h = heard{token: b.Token, number: b.Number, at: now}
-	}
-	g.beacons.mu.Unlock()
-	for _, b := range bs {
+	behind := map[*follower]topology.Rev{}
+	doubtful := g.beacons.note(bs, g.deps.Now(), func(b router.Beacon) {
 		for _, head := range b.Changed {
-			if f := g.follower(head.Channel.Channel); f != nil && f.ref == head.Channel {
-				f.repair(head.Rev)
+			if f := g.roll.find(head.Channel); f != nil && f.at() < head.Rev {
+				behind[f] = head.Rev
 			}
 		}
+	})
+	for _, s := range doubtful {
+		g.ask(g.roll.ofShard(s)...)
 	}
-	if len(doubtful) > 0 {
-		g.spawn(func(ctx context.Context) { g.askHeads(ctx, func(s topology.Shard) bool { return doubtful[s] }) })
+	if len(behind) == 0 {
+		return
 	}
+	// Their events may be on the way.
+	g.spawn(func(ctx context.Context) {
+		if wait(ctx, g.cfg.BeaconGrace) {
+			for f, rev := range behind {
+				f.repair(rev)
+			}
+		}
+	})
+}
+
+// note takes beacons, those of present owners to use, and tells which shards may
+// have missed something.
+func (b *beacons) note(bs []router.Beacon, now time.Time, use func(router.Beacon)) (doubtful []topology.Shard) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range bs {
+		if int(x.Shard) >= len(b.shards) || x.Token < b.shards[x.Shard].token {
+			continue
+		}
+		h := &b.shards[x.Shard]
+		if x.Token > h.token || x.Number != h.number+1 {
+			doubtful = append(doubtful, x.Shard)
+		}
+		*h = heard{token: x.Token, number: x.Number, at: now}
+		use(x)
+	}
+	return doubtful
 }
 
 // askSilentShards asks for the heads of shards that have no beacons.
 func (g *Gateway) askSilentShards(now time.Time) {
-	silent := map[topology.Shard]bool{}
+	var silent []topology.Shard
 	g.beacons.mu.Lock()
 	for i := range g.beacons.shards {
 		if h := &g.beacons.shards[i]; now.Sub(h.at) > g.cfg.SilenceMax {
 			h.at = now
-			silent[topology.Shard(i)] = true //nolint:gosec // below Shards
+			silent = append(silent, topology.Shard(i))
 		}
 	}
 	g.beacons.mu.Unlock()
-	if len(silent) > 0 {
-		g.spawn(func(ctx context.Context) { g.askHeads(ctx, func(s topology.Shard) bool { return silent[s] }) })
-	}
-}
-
-// askHeads compares the followers of some shards with the channels' heads, until
-// all have answered.
-func (g *Gateway) askHeads(ctx context.Context, which func(topology.Shard) bool) {
-	var fs []*follower
-	g.mu.Lock()
-	for _, f := range g.followers {
-		if which(f.ref.Shard()) {
-			fs = append(fs, f)
-		}
-	}
-	g.mu.Unlock()
-	for len(fs) > 0 {
-		part := fs[:min(len(fs), headsMax)]
-		heads, err := g.heads(ctx, part)
-		if err != nil {
-			if !g.pause(ctx, "the heads of channels can't be compared; trying again", err) {
-				return
-			}
-			continue
-		}
-		for i, f := range part {
-			f.repair(heads[i].Rev)
-		}
-		fs = fs[len(part):]
+	for _, s := range silent {
+		g.ask(g.roll.ofShard(s)...)
 	}
 }

@@ -95,38 +95,52 @@ func (s *session) take() bool {
 	return true
 }
 
-// answer answers a request, or tells that the workspace is not served here: then
-// the edge keeps the request and sends it to the owner.
+// answer answers a request. One that is refused since the workspace is not served
+// here has no answer: the edge keeps it and sends it to the owner.
 func (s *session) answer(ch topology.ChannelID, req uint64, err error, body frame.AnswerBody) {
 	if err != nil {
 		body = frame.AnswerBody{Kind: problem.KindOf(err), Detail: problem.Show(err), Channel: ch}
-		var p *problem.Error
-		if errors.As(err, &p) {
+		if p, ok := errors.AsType[*problem.Error](err); ok {
 			body.Field = p.Field
-			body.RetryMS = uint64(max(p.RetryAfter.Milliseconds(), 0)) //nolint:gosec // not negative
+			body.RetryMS = uint64(max(p.RetryAfter.Milliseconds(), 0))
 		}
 		if body.Kind == problem.Moved {
 			s.moved()
+			return
 		}
 	}
 	s.peer.send(frame.LaneOf(string(ch)), frame.Answer{Session: s.open.Session, Req: req, Body: body})
 	s.peer.flush()
 }
 
-// typingEvery is how often one session's typing in a channel is told.
-const typingEvery = 2 * time.Second
+// How often a user's typing in a channel is told, and for how many channels that
+// is remembered.
+const (
+	typingEvery = 3 * time.Second
+	typedMax    = 32
+)
 
-// typing tells who follows the channel that the user types, if the user may.
+// typing tells who follows the channel that the user types, if the user may: who
+// follows a channel is in it.
 func (s *session) typing(ch topology.ChannelID) {
-	now := s.g.deps.Now()
-	s.mu.Lock()
-	f := s.follows[ch]
-	ok := f != nil && !s.closed && now.Sub(s.typed[ch]) >= typingEvery
-	if ok {
-		s.typed[ch] = now
+	if s.followed(ch) == nil || !s.isLive() {
+		return
 	}
-	s.mu.Unlock()
-	if ok { // who follows a channel is in it
+	if s.user.types(ch, s.g.deps.Now()) {
 		s.g.deps.Bus.Publish(router.TypingTopic(ch), []byte(s.open.User))
 	}
+}
+
+// types reports whether the user's typing is due to be told.
+func (u *user) types(ch topology.ChannelID, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if at, ok := u.typed[ch]; ok && now.Sub(at) < typingEvery {
+		return false
+	}
+	if len(u.typed) >= typedMax {
+		clear(u.typed)
+	}
+	u.typed[ch] = now
+	return true
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"parley/cell/directory"
 	"parley/internal/problem"
@@ -15,10 +14,11 @@ import (
 
 // session is one opening of a client's socket at this gateway.
 type session struct {
-	g    *Gateway
-	peer *peer
-	open frame.Open
-	lane int // of the user's frames
+	g      *Gateway
+	peer   *peer
+	open   frame.Open
+	lane   int    // of the user's frames
+	number uint64 // of the opening on its link
 
 	ctx    context.Context //nolint:containedctx // the session's own life
 	cancel context.CancelFunc
@@ -29,15 +29,14 @@ type session struct {
 	greeted bool
 	closed  bool
 	idle    bool
-	cursors map[topology.ChannelID]topology.Rev
-	resumed chan struct{} // closed when all cursors are there
-	ready   bool          // resumed is closed
-	live    bool          // urev counts: changes of the list of channels are told
+	cursors map[topology.ChannelID]topology.Rev // nil once catch-up began
+	resumed chan struct{}                       // closed when all cursors are there
+	ready   bool                                // resumed is closed
+	live    bool                                // urev counts: changes of the list of channels are told
 	urev    topology.URev
 	follows map[topology.ChannelID]*follower // joined, or on the way
 	posts   map[topology.ChannelID][]frame.Post
-	waiting int // posts without an answer
-	typed   map[topology.ChannelID]time.Time
+	waiting int // requests without an answer
 }
 
 // cursorsMax bounds a session's cursors, over all its resume frames.
@@ -45,10 +44,9 @@ const cursorsMax = chat.CursorsMax + 1 // and the user's own
 
 func newSession(p *peer, f frame.Open) *session {
 	s := &session{
-		g: p.g, peer: p, open: f, lane: frame.LaneOf(string(f.User)),
+		g: p.g, peer: p, open: f, lane: frame.LaneOf(string(f.User)), number: p.opens.Add(1),
 		cursors: map[topology.ChannelID]topology.Rev{}, resumed: make(chan struct{}),
 		follows: map[topology.ChannelID]*follower{}, posts: map[topology.ChannelID][]frame.Post{},
-		typed: map[topology.ChannelID]time.Time{},
 	}
 	s.ctx, s.cancel = context.WithCancel(p.g.ctx)
 	return s
@@ -61,12 +59,15 @@ func (s *session) expected() bool { return s.open.ResumeExpected || s.open.Rehom
 func (s *session) resume(cs []frame.Cursor, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ready {
+		return
+	}
 	for _, c := range cs {
 		if len(s.cursors) < cursorsMax {
 			s.cursors[c.Channel] = c.Rev
 		}
 	}
-	if last && !s.ready {
+	if last {
 		s.ready = true
 		close(s.resumed)
 	}
@@ -125,8 +126,14 @@ func (s *session) begin(context.Context) {
 	case <-s.ctx.Done():
 		return
 	}
-	fs, members, err := s.opened()
+	at, err := s.opened()
 	<-s.g.opening
+	defer func() {
+		for _, f := range at.fs {
+			f.release()
+		}
+		s.peer.flush()
+	}()
 	if err == nil && s.expected() {
 		select {
 		case <-s.resumed:
@@ -134,18 +141,14 @@ func (s *session) begin(context.Context) {
 		}
 	}
 	if err == nil && s.ctx.Err() == nil {
-		err = s.catchUp(fs, members)
-	}
-	for _, f := range fs {
-		f.release()
+		err = s.catchUp(at)
 	}
 	if err != nil && s.ctx.Err() == nil {
 		s.refuse(err)
 	}
-	s.peer.flush()
 }
 
-// refuse tells the edge that the session is not served.
+// refuse tells the edge that the session is not served, or no longer.
 func (s *session) refuse(err error) {
 	if problem.Is(err, problem.Moved) {
 		s.moved()
@@ -160,28 +163,34 @@ func (s *session) refuse(err error) {
 
 // moved tells the edge that the workspace is not served here at its epoch.
 func (s *session) moved() {
-	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestMax)
+	ctx, cancel := context.WithTimeout(s.g.ctx, s.g.cfg.RequestMax)
 	defer cancel()
 	f := frame.Moved{Workspace: s.open.Workspace}
 	if w, err := s.g.deps.Directory.Workspace(ctx, s.open.Workspace); err == nil {
-		f.Epoch = w.Epoch
+		if f.Epoch = w.Epoch; w.Open() {
+			f.Cell = s.g.cfg.Cell
+		}
 	}
-	s.peer.send(frame.Control, f)
-	s.peer.flush()
+	s.peer.tellMoved(s, f)
 }
 
-// opened checks who it is and says hello. The followers it returns are held for
-// the caller.
-func (s *session) opened() ([]*follower, []directory.Membership, error) {
+// hello is where a session was when it said hello: fs are held, revs theirs then.
+type hello struct {
+	fs   []*follower
+	revs []topology.Rev
+}
+
+// opened checks who it is and says hello.
+func (s *session) opened() (hello, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestMax)
 	defer cancel()
 	dir := s.g.deps.Directory
 	w, err := dir.Workspace(ctx, s.open.Workspace)
 	if err != nil && !problem.Is(err, problem.NotFound) {
-		return nil, nil, err
+		return hello{}, err
 	}
 	if err != nil || !w.Open() || w.Epoch != s.open.Epoch {
-		return nil, nil, problem.New(problem.Moved, "this cell does not serve the workspace at that epoch")
+		return hello{}, problem.New(problem.Moved, "this cell does not serve the workspace at that epoch")
 	}
 	s.mu.Lock()
 	s.place = w.Place()
@@ -190,69 +199,81 @@ func (s *session) opened() ([]*follower, []directory.Membership, error) {
 		if problem.Is(err, problem.NotFound) {
 			err = problem.New(problem.Unauthentic, "the token's user is not in this workspace")
 		}
-		return nil, nil, err
+		return hello{}, err
 	}
 	s.g.joinUser(s) // notices are heard from here on, so that nothing falls between
 	urevs, err := dir.URevs(ctx, s.place, []topology.UserID{s.open.User})
 	if err != nil {
-		return nil, nil, err
+		return hello{}, err
 	}
 	members, err := dir.ChannelsOf(ctx, s.place, s.open.User)
 	if err != nil {
-		return nil, nil, err
+		return hello{}, err
 	}
 	refs := make([]topology.ChannelRef, len(members))
 	for i, m := range members {
 		refs[i] = topology.ChannelRef{Place: s.place, Channel: m.Channel}
 	}
-	fs, err := s.g.follow(ctx, refs)
-	if err != nil {
-		return nil, nil, err
+	at := hello{revs: make([]topology.Rev, len(refs))}
+	if at.fs, err = s.g.follow(ctx, refs); err != nil {
+		return hello{}, err
 	}
-	s.hello(fs, urevs[s.open.User])
-	return fs, members, nil
+	for i, f := range at.fs {
+		at.revs[i] = f.at()
+	}
+	s.hello(at, urevs[s.open.User])
+	return at, nil
 }
 
-func (s *session) hello(fs []*follower, urev topology.URev) {
+func (s *session) hello(at hello, urev topology.URev) {
 	h := chat.Hello{
 		Type: chat.TypeHello, SessionID: fmt.Sprintf("%s-%d", s.peer.edge, s.open.Session), WorkspaceID: s.open.Workspace,
-		UserID: s.open.User, URev: urev, Channels: make([]chat.HelloChannel, len(fs)), HeartbeatS: int(heartbeat.Seconds()),
+		UserID: s.open.User, URev: urev, Channels: make([]chat.HelloChannel, len(at.fs)), HeartbeatS: int(heartbeat.Seconds()),
+	}
+	for i, f := range at.fs {
+		h.Channels[i] = chat.HelloChannel{ID: f.ref.Channel, Rev: at.revs[i]}
 	}
 	s.mu.Lock()
 	s.urev, s.greeted = urev, true
-	for i, f := range fs {
-		rev := f.at()
-		h.Channels[i] = chat.HelloChannel{ID: f.ref.Channel, Rev: rev}
-		if !s.expected() { // a session that starts now is where its hello says
-			s.cursors[f.ref.Channel] = rev
-		}
-	}
 	s.mu.Unlock()
 	s.peer.send(frame.Control, frame.Opened{Session: s.open.Session, Payload: chat.Encode(h)})
 	s.peer.flush()
 }
 
 // catchUp brings every channel from its cursor to now, and the list of channels.
-func (s *session) catchUp(fs []*follower, members []directory.Membership) error {
-	gained, err := s.catchUpList()
+// A channel without a cursor starts where the hello said, or at its gaining.
+func (s *session) catchUp(at hello) error {
+	s.mu.Lock()
+	cursors := s.cursors
+	s.cursors = nil
+	s.mu.Unlock()
+	if !s.expected() {
+		cursors = nil
+	}
+	gained, err := s.catchUpList(cursors)
 	if err != nil {
 		return err
 	}
-	for i, f := range fs {
-		s.mu.Lock()
-		c, ok := s.cursors[f.ref.Channel]
-		s.mu.Unlock()
-		announce := ok && s.open.ResumeExpected
+	checked := make([]topology.Rev, len(at.fs))
+	for i, f := range at.fs {
+		checked[i] = f.at()
+	}
+	members, err := s.memberships() // after the revs: see place
+	if err != nil {
+		return err
+	}
+	for i, f := range at.fs {
+		m, ok := members[f.ref.Channel]
 		if !ok {
-			c = f.at()
-			if gained[f.ref.Channel] && members[i].JoinedRev > 0 {
-				c = members[i].JoinedRev - 1
+			continue // left since: the list of channels says so
+		}
+		c, resumed := cursors[f.ref.Channel]
+		if !resumed {
+			if c = at.revs[i]; gained[f.ref.Channel] && m.JoinedRev > 0 {
+				c = min(c, m.JoinedRev-1)
 			}
 		}
-		if !s.claim(f) {
-			continue
-		}
-		if err := f.subscribe(s, c, announce); err != nil {
+		if err := s.begins(place{f: f, member: m, checked: checked[i], cursor: c, resumed: resumed && s.open.ResumeExpected}); err != nil {
 			return err
 		}
 	}
@@ -260,7 +281,34 @@ func (s *session) catchUp(fs []*follower, members []directory.Membership) error 
 	s.live = true
 	s.mu.Unlock()
 	s.g.syncUser(s.user) // what was gained or lost meanwhile
-	return s.sendStates()
+	if s.expected() {
+		return s.sendStates()
+	}
+	return nil
+}
+
+// begins follows a channel from a place on, unless it does already.
+func (s *session) begins(at place) error {
+	if !s.claim(at.f) {
+		return nil
+	}
+	joined, err := s.subscribe(at)
+	if !joined {
+		s.give(at.f)
+	}
+	s.peer.flush()
+	return err
+}
+
+func (s *session) memberships() (map[topology.ChannelID]directory.Membership, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestMax)
+	defer cancel()
+	ms, err := s.g.deps.Directory.ChannelsOf(ctx, s.place, s.open.User)
+	out := make(map[topology.ChannelID]directory.Membership, len(ms))
+	for _, m := range ms {
+		out[m.Channel] = m
+	}
+	return out, err
 }
 
 // claim notes that the session is about to follow a channel; false if it does

@@ -4,57 +4,122 @@ import (
 	"context"
 	"slices"
 
+	"parley/cell/directory"
 	"parley/internal/problem"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
 	"parley/internal/wire/frame"
 )
 
-// subscribe brings a session that has had everything of the channel up to c to the
-// follower's place, and joins it to its link's group there (G1). announce ends
-// the catch-up with a resumed event. The session has claimed the follower; if
-// the user is no member, or leaves on the way, the claim is given up, which is no
-// error.
-func (f *follower) subscribe(s *session, c topology.Rev, announce bool) error {
-	joined, err := f.bring(s, c, announce)
+// place is where a session begins to follow a channel.
+type place struct {
+	f *follower
+	// member is the user's membership as the directory had it when the channel
+	// was at rev checked or above. A leaving after that answer has a rev above
+	// checked: a session that begins at or below checked meets it, on the way or
+	// in its group. That is G2, whatever cursor a client sends.
+	member  directory.Membership
+	checked topology.Rev
+	cursor  topology.Rev // the session has had everything up to here
+	resumed bool         // end the catch-up with a "resumed" event
+}
+
+// subscribe brings a session from its place to the follower's and joins it there
+// (G1). The session has claimed the follower. Not to be joined, since the user
+// has left or the session has ended, is no error.
+func (s *session) subscribe(at place) (joined bool, err error) {
+	f, c := at.f, at.cursor
+	if j := at.member.JoinedRev; j > 0 && c < j-1 {
+		private, err := s.isPrivate(f.ref)
+		if err != nil {
+			return false, err
+		}
+		if private { // what was before the joining is not the session's to get
+			c = j - 1
+			f.reset(s, c, "the user joined the channel at a later rev")
+			at.checked = max(at.checked, c)
+		}
+	}
+	ahead, err := f.reach(s.ctx, c)
+	switch {
+	case err != nil:
+		return false, err
+	case ahead:
+		return f.restart(s, "the cursor is ahead of the channel", at.resumed)
+	case c <= at.checked:
+		return f.walk(s, at.member, c, at.resumed)
+	}
+	m, ok, err := s.membership(f.ref.Channel)
+	if err != nil || !ok {
+		return false, err
+	}
+	return f.walk(s, m, c, at.resumed)
+}
+
+// restart resets a session to where the follower is and goes on from there.
+func (f *follower) restart(s *session, why string, resumed bool) (joined bool, err error) {
+	c := f.at()
+	m, ok, err := s.membership(f.ref.Channel)
+	if err != nil || !ok {
+		return false, err
+	}
+	f.reset(s, c, why)
+	return f.walk(s, m, c, resumed)
+}
+
+// settle ends an attempt to follow a channel that the session has claimed.
+func (s *session) settle(f *follower, joined bool, err error) {
 	if !joined {
 		s.give(f)
 	}
+	if err != nil && s.ctx.Err() == nil {
+		s.refuse(err)
+	}
 	s.peer.flush()
-	return err
 }
 
-func (f *follower) bring(s *session, c topology.Rev, announce bool) (joined bool, err error) {
-	if err := f.reach(s, c); err != nil {
-		return false, err
-	}
-	// Now c is not above the follower's rev. Asking the directory after that
-	// makes G2 hold whatever cursor the client sent: a leaving that comes after
-	// this answer has a rev above the follower's, and so above c, and is met below
-	// or by the group. (A cursor beyond the head was told to reset: see walk.)
-	ctx, cancel := context.WithTimeout(s.ctx, f.g.cfg.RequestMax)
+func (s *session) isPrivate(ref topology.ChannelRef) (bool, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestMax)
 	defer cancel()
-	_, member, err := f.g.deps.Directory.Member(ctx, f.ref.Place, f.ref.Channel, s.open.User)
-	if err != nil || !member {
-		return false, err
-	}
-	return f.walk(s, c, announce)
+	row, err := s.g.deps.Directory.Channel(ctx, ref.Place, ref.Channel)
+	return row.Private, err
 }
 
-// reach waits until the follower is at c, as far as the channel is.
-func (f *follower) reach(s *session, c topology.Rev) error {
-	asked := false
-	for {
+// membership asks the directory itself: an old answer would break G2.
+func (s *session) membership(ch topology.ChannelID) (directory.Membership, bool, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestMax)
+	defer cancel()
+	ms, err := s.g.deps.Directory.ChannelsOf(ctx, s.place, s.open.User)
+	if err != nil {
+		return directory.Membership{}, false, err
+	}
+	i := slices.IndexFunc(ms, func(m directory.Membership) bool { return m.Channel == ch })
+	if i < 0 {
+		return directory.Membership{}, false, nil
+	}
+	return ms[i], true, nil
+}
+
+// reach waits until the follower is at c. ahead says that the channel itself is
+// not.
+func (f *follower) reach(ctx context.Context, c topology.Rev) (ahead bool, err error) {
+	for asked := false; ; {
 		f.mu.Lock()
-		rev, grown, head := f.rev, f.grown, f.head
-		f.mu.Unlock()
-		if c <= rev || (asked && c > head) {
-			return nil
+		rev, head := f.rev, f.head
+		if f.grown == nil && c > rev {
+			f.grown = make(chan struct{})
 		}
-		if !asked {
-			heads, err := f.g.heads(s.ctx, []*follower{f})
+		grown := f.grown
+		f.mu.Unlock()
+		switch {
+		case c <= rev:
+			return false, nil
+		case asked && c > head:
+			return true, nil
+		case !asked:
+			heads, err := f.g.heads(ctx, []*follower{f})
 			if err != nil {
-				return err
+				return false, err
 			}
 			asked = true
 			f.repair(heads[0].Rev)
@@ -62,94 +127,97 @@ func (f *follower) reach(s *session, c topology.Rev) error {
 		}
 		select {
 		case <-grown:
-		case <-s.ctx.Done():
-			return s.ctx.Err()
+		case <-ctx.Done():
+			return false, ctx.Err()
 		}
 	}
 }
 
+// The last events before a join are sent while the follower stands still. More
+// than seamBytesMax are sent before that, as often as seamTurnsMax: a channel that
+// is faster than that is joined anyway.
+const (
+	seamBytesMax = 16 << 10
+	seamTurnsMax = 16
+)
+
 // walk gives the session what lies between c and the follower's rev, and joins it.
-func (f *follower) walk(s *session, c topology.Rev, announce bool) (joined bool, err error) {
-	for {
-		f.mu.Lock()
-		if c > f.rev {
-			f.reset(s, "the cursor is ahead of the channel")
-			joined = f.join(s, announce)
-			f.mu.Unlock()
-			return joined, nil
-		}
-		if near, ok := f.since(c); ok {
-			for _, e := range near {
-				s.send(frame.SessionFrame{Channel: f.ref.Channel, From: e.rev, To: e.rev, Payload: e.payload})
-				if slices.Contains(e.left, s.open.User) {
-					f.mu.Unlock()
-					f.g.syncUser(s.user) // the user may be in it again since
-					return false, nil
-				}
-			}
-			joined = f.join(s, announce)
-			f.mu.Unlock()
-			return joined, nil
-		}
-		f.mu.Unlock()
-		es, err := f.changes(s.ctx, c)
-		if problem.Is(err, problem.Conflict) {
-			f.mu.Lock()
-			f.reset(s, "the cursor is too old")
-			joined = f.join(s, announce)
-			f.mu.Unlock()
-			return joined, nil
-		}
-		if err != nil {
+func (f *follower) walk(s *session, m directory.Membership, c topology.Rev, resumed bool) (joined bool, err error) {
+	for turn := 0; ; turn++ {
+		if err := s.peer.room(s.ctx, f.lane); err != nil {
 			return false, err
 		}
-		for _, e := range es {
-			s.send(frame.SessionFrame{Channel: f.ref.Channel, From: e.Rev, To: e.Rev, Payload: e.Payload})
-			c = e.Rev
-			if slices.Contains(leftBy(e.Change), s.open.User) {
-				f.g.syncUser(s.user) // as above
-				return false, nil
+		f.mu.Lock()
+		near, ok := f.since(c)
+		if ok && (sizeOf(near) <= seamBytesMax || turn > seamTurnsMax) {
+			left := s.deliver(f, near, m)
+			if !left {
+				joined = f.join(s, resumed)
 			}
+			f.mu.Unlock()
+			if left {
+				f.g.syncUser(s.user) // the user may be in it again since
+			}
+			return joined, nil
 		}
-		if len(es) == 0 {
+		near = slices.Clone(near)
+		f.mu.Unlock()
+		if !ok {
+			near, err = f.g.page(s.ctx, f.ref, c)
+		}
+		switch {
+		case problem.Is(err, problem.Conflict):
+			return f.restart(s, "the cursor is too old", resumed)
+		case err != nil:
+			return false, err
+		case len(near) == 0:
 			return false, problem.New(problem.Unavailable, "the log does not reach rev %d yet", c+1)
 		}
+		if s.deliver(f, near, m) {
+			f.g.syncUser(s.user) // as above
+			return false, nil
+		}
+		c = near[len(near)-1].rev
 		s.peer.flush()
 	}
 }
 
-// since is the events after c up to the follower's rev, if they are all still
-// kept. The caller holds f.mu.
-func (f *follower) since(c topology.Rev) ([]recentEvent, bool) {
-	if c == f.rev {
-		return nil, true
+func sizeOf(es []event) int {
+	n := 0
+	for _, e := range es {
+		n += len(e.payload)
 	}
-	if len(f.recent) == 0 || f.recent[0].rev > c+1 {
-		return nil, false
-	}
-	i := slices.IndexFunc(f.recent, func(e recentEvent) bool { return e.rev == c+1 })
-	if i < 0 {
-		return nil, false
-	}
-	return f.recent[i:], true
+	return n
 }
 
-// reset tells the session to load the channel afresh; live goes on after the
-// follower's rev. The caller holds f.mu.
-func (f *follower) reset(s *session, why string) {
+// deliver sends catch-up. left says that the user left the channel at the last
+// one that was sent, and has not joined since as far as m knows.
+func (s *session) deliver(f *follower, es []event, m directory.Membership) (left bool) {
+	for _, e := range es {
+		s.send(frame.SessionFrame{Channel: f.ref.Channel, From: e.rev, To: e.rev, Payload: e.payload})
+		f.g.metrics.caughtUp.Inc()
+		if e.rev > m.JoinedRev && slices.Contains(e.left, s.open.User) {
+			return true
+		}
+	}
+	return false
+}
+
+// reset tells the session to load the channel afresh; it goes on after rev.
+func (f *follower) reset(s *session, rev topology.Rev, why string) {
 	f.g.metrics.resets.Inc()
-	s.send(frame.SessionFrame{Channel: f.ref.Channel, To: f.rev, Payload: chat.Encode(chat.ResetEvent{
-		Type: chat.TypeReset, ChannelID: f.ref.Channel, Rev: f.rev, Reason: why,
+	s.send(frame.SessionFrame{Channel: f.ref.Channel, To: rev, Payload: chat.Encode(chat.ResetEvent{
+		Type: chat.TypeReset, ChannelID: f.ref.Channel, Rev: rev, Reason: why,
 	})})
 }
 
 // join puts a session that is at the follower's rev into its link's group. The
 // caller holds f.mu. It reports false if the session has ended.
-func (f *follower) join(s *session, announce bool) bool {
+func (f *follower) join(s *session, resumed bool) bool {
 	if s.isClosed() { // its close has dropped it, or will: it takes f.mu for that
 		return false
 	}
-	if announce {
+	if resumed {
 		s.send(frame.SessionFrame{Channel: f.ref.Channel, To: f.rev, Payload: chat.Encode(chat.ResumedEvent{
 			Type: chat.TypeResumed, ChannelID: f.ref.Channel, Rev: f.rev,
 		})})

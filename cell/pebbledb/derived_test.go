@@ -2,6 +2,7 @@ package pebbledb_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -18,23 +19,30 @@ import (
 
 // derived is a database on a crashable file system, with a clock that ages.
 type derived struct {
-	mem *vfs.MemFS
-	db  *pebbledb.DB
-	age time.Duration
+	mem     *vfs.MemFS
+	db      *pebbledb.DB
+	now     func() time.Time
+	age     time.Duration
+	crashes uint64
 }
 
-func newDerived() (*derived, error) {
-	d := &derived{mem: vfs.NewCrashableMem()}
+func newDerived(now func() time.Time) (*derived, error) {
+	d := &derived{mem: vfs.NewCrashableMem(), now: now}
 	return d, d.open()
 }
 
 func (d *derived) open() (err error) {
-	d.db, err = pebbledb.Open(pebbledb.Config{Dir: "db", FS: d.mem, Now: func() time.Time { return time.Now().Add(d.age) }})
+	d.db, err = pebbledb.Open(pebbledb.Config{Dir: "db", FS: d.mem, Now: func() time.Time { return d.now().Add(d.age) }})
 	return err
 }
 
+// Crash keeps none, some, or all of what was not synced, in turns.
 func (d *derived) Crash() error {
-	left := d.mem.CrashClone(vfs.CrashCloneCfg{})
+	d.crashes++
+	left := d.mem.CrashClone(vfs.CrashCloneCfg{
+		UnsyncedDataPercent: []int{0, 50, 100, 20}[d.crashes%4],
+		RNG:                 rand.New(rand.NewPCG(1, d.crashes)),
+	})
 	_ = d.db.Close() // of a process that is gone; what it still writes is not in left
 	d.mem = left
 	return d.open()
@@ -53,13 +61,17 @@ type sweeper interface {
 
 func (h historyInstance) Sweep(ctx context.Context, now time.Time) error {
 	s, _ := h.db.History().(sweeper)
-	_, err := s.Sweep(ctx, now)
-	return err
+	for {
+		if more, err := s.Sweep(ctx, now); !more || err != nil {
+			return err
+		}
+	}
 }
 
 func TestHistory(t *testing.T) {
 	historytest.Run(t, func() (historytest.Instance, error) {
-		d, err := newDerived()
+		// The suite's channels begin at this time, and it asks as of then.
+		d, err := newDerived(func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) })
 		return historyInstance{d}, err
 	})
 }
@@ -68,7 +80,9 @@ type eventsInstance struct{ *derived }
 
 func (e eventsInstance) Log() eventlog.Log { return e.db.Events() }
 
-type trimmer interface{ Trim(ctx context.Context) error }
+type trimmer interface {
+	Trim(ctx context.Context) error
+}
 
 func (e eventsInstance) Age(ctx context.Context, d time.Duration) error {
 	e.age += d
@@ -78,7 +92,7 @@ func (e eventsInstance) Age(ctx context.Context, d time.Duration) error {
 
 func TestEvents(t *testing.T) {
 	eventlogtest.Run(t, func() (eventlogtest.Instance, error) {
-		d, err := newDerived()
+		d, err := newDerived(time.Now)
 		return eventsInstance{d}, err
 	})
 }
@@ -89,7 +103,7 @@ func (r readStateInstance) Store() readstate.Store { return r.db.ReadState() }
 
 func TestReadState(t *testing.T) {
 	readstatetest.Run(t, func() (readstatetest.Instance, error) {
-		d, err := newDerived()
+		d, err := newDerived(time.Now)
 		return readStateInstance{d}, err
 	})
 }

@@ -75,6 +75,7 @@ func (l *eventLog) load(p topology.Shard, part *partition) error {
 		return false, nil
 	})
 	part.known = err == nil
+	part.added = trimEvery // a short run would never come to a trim
 	return err
 }
 
@@ -133,7 +134,7 @@ func (l *eventLog) trimSometimes(p topology.Shard, part *partition, b *pebble.Ba
 func (l *eventLog) trim(p topology.Shard, part *partition, b *pebble.Batch) error {
 	oldest := l.db.now().Add(-eventlog.Retention).UnixMicro()
 	var keep []byte
-	n := 0
+	n := 0 // old ones, and the one that ends them
 	err := l.db.scan(partitionKey(p), eventKey(p, part.last), func(k, v []byte) (bool, error) {
 		f := fields{rest: v}
 		if n++; f.varint() >= oldest || n > trimMax {
@@ -144,8 +145,9 @@ func (l *eventLog) trim(p topology.Shard, part *partition, b *pebble.Batch) erro
 	})
 	if keep == nil {
 		keep = eventKey(p, part.last)
+		n++
 	}
-	if err != nil || n == 0 {
+	if err != nil || n <= 1 {
 		return err
 	}
 	return b.DeleteRange(partitionKey(p), keep, nil)
@@ -269,6 +271,22 @@ func (l *eventLog) Wait(ctx context.Context, p topology.Shard, after eventlog.Po
 	case <-ctx.Done():
 		return problem.Wrap(ctx.Err(), problem.Unavailable, "no event came")
 	}
+}
+
+// End implements eventlog.Log.
+func (l *eventLog) End(ctx context.Context, p topology.Shard) (eventlog.Position, error) {
+	if err := l.db.begin(ctx); err != nil {
+		return 0, err
+	}
+	defer l.db.end()
+	part, err := l.partition(p)
+	if err != nil {
+		return 0, err
+	}
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	err = l.load(p, part)
+	return part.last, err
 }
 
 // now is what retention goes by.

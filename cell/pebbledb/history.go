@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -22,10 +22,13 @@ const channelLocks = 64
 // its mark are one write, and the database keeps its writes' order over a crash,
 // so that a mark is never ahead of its rows.
 //
-// Lock order: a channel's lock only; no two are ever held.
+// Lock order: sweeping, then a channel's lock; no two of these are ever held.
 type historyStore struct {
 	db    *DB
 	locks [channelLocks]sync.Mutex
+
+	sweepIn  atomic.Int64 // dedupe keys to come before the next sweep
+	sweeping sync.Mutex   // held by whoever sweeps
 }
 
 var _ history.Store = (*historyStore)(nil)
@@ -35,9 +38,9 @@ var _ history.Store = (*historyStore)(nil)
 //nolint:ireturn // the driver's type is nobody's business
 func (d *DB) History() history.Store { return d.history }
 
-func (h *historyStore) lock(ch topology.ChannelRef) *sync.Mutex {
-	return &h.locks[ch.Shard()%channelLocks]
-}
+func (h *historyStore) lock(ch topology.ChannelRef) *sync.Mutex { return &h.locks[stripe(ch)] }
+
+func stripe(ch topology.ChannelRef) int { return int(ch.Shard() % channelLocks) }
 
 // Apply implements history.Store.
 func (h *historyStore) Apply(ctx context.Context, batches []history.Batch) error {
@@ -45,47 +48,41 @@ func (h *historyStore) Apply(ctx context.Context, batches []history.Batch) error
 		return err
 	}
 	defer h.db.end()
+	keys := 0
 	for _, b := range batches {
-		if err := h.apply(b); err != nil {
+		n, err := h.apply(b)
+		if err != nil {
 			return err
 		}
+		keys += n
 	}
-	return nil
+	return h.sweepSometimes(keys)
 }
 
-func (h *historyStore) apply(b history.Batch) error {
+// apply writes what is new of one batch, and says how many dedupe keys that had.
+func (h *historyStore) apply(b history.Batch) (keys int, err error) {
 	if err := checkRef(b.Channel); err != nil {
-		return err
+		return 0, err
 	}
 	mu := h.lock(b.Channel)
 	mu.Lock()
 	defer mu.Unlock()
 	mark, err := h.mark(b.Channel)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	a := applying{db: h.db, batch: h.db.pebble.NewBatch(), ch: b.Channel, mark: mark, facts: map[topology.Seq]threadFacts{}, fresh: map[topology.Seq]change.Change{}}
-	for _, c := range b.Changes {
-		if c.Rev <= a.mark.Applied {
-			continue
-		}
-		if c.Rev != a.mark.Applied+1 {
-			_ = a.batch.Close() // nothing of it was written
-			return problem.New(problem.Conflict, "rev %d follows %d: apply what lies between first", c.Rev, a.mark.Applied)
-		}
-		if err := a.add(c); err != nil {
-			_ = a.batch.Close() // as above
-			return err
-		}
+	a := applying{
+		db: h.db, batch: h.db.pebble.NewBatch(), ch: b.Channel, mark: mark,
+		facts: map[topology.Seq]threadFacts{}, roots: map[topology.Seq]change.Change{},
+	}
+	if err := a.addAll(b.Changes); err != nil {
+		_ = a.batch.Close() // nothing of it was written
+		return 0, err
 	}
 	if a.mark.Applied == mark.Applied {
-		return a.batch.Close()
+		return 0, a.batch.Close()
 	}
-	if err := a.finish(); err != nil {
-		_ = a.batch.Close() // as above
-		return err
-	}
-	return h.db.commit(a.batch, false)
+	return a.keys, h.db.commit(a.batch, false)
 }
 
 // threadFacts is what a thread adds to its root.
@@ -101,10 +98,27 @@ type applying struct {
 	ch    topology.ChannelRef
 	mark  history.Mark
 	facts map[topology.Seq]threadFacts   // of roots that got replies
-	fresh map[topology.Seq]change.Change // roots of this batch
+	roots map[topology.Seq]change.Change // messages to write: of this batch, or with replies in it
+	keys  int                            // dedupe keys
 }
 
-func (a *applying) add(c change.Change) error {
+func (a *applying) addAll(changes []change.Change) error {
+	for i := range changes {
+		c := &changes[i]
+		if c.Rev <= a.mark.Applied {
+			continue
+		}
+		if c.Rev != a.mark.Applied+1 {
+			return problem.New(problem.Conflict, "rev %d follows %d: apply what lies between first", c.Rev, a.mark.Applied)
+		}
+		if err := a.add(c); err != nil {
+			return err
+		}
+	}
+	return a.finish()
+}
+
+func (a *applying) add(c *change.Change) error {
 	a.mark.Applied, a.mark.TS = c.Rev, c.TS
 	if c.ClientMsgID != "" {
 		if err := a.addDedupe(c); err != nil {
@@ -114,26 +128,29 @@ func (a *applying) add(c change.Change) error {
 	switch c.Kind { //nolint:exhaustive // other kinds leave no message row
 	case change.Message:
 		a.mark.Seq = c.Seq
-		a.fresh[c.Seq] = c
+		a.roots[c.Seq] = *c
 	case change.Reply:
 		return a.addReply(c)
 	}
 	return nil
 }
 
-func (a *applying) addReply(c change.Change) error {
+func (a *applying) addReply(c *change.Change) error {
 	root, err := change.ParseID(c.Root)
 	if err != nil || root.Seq == 0 {
 		return problem.New(problem.Internal, "rev %d replies to %q, which is no top-level message", c.Rev, c.Root)
 	}
 	f, ok := a.facts[root.Seq]
-	if _, fresh := a.fresh[root.Seq]; !ok && !fresh {
+	if _, here := a.roots[root.Seq]; !ok && !here {
 		m, err := a.db.message(a.ch, root.Seq)
+		if problem.Is(err, problem.NotFound) {
+			return problem.Wrap(err, problem.Internal, "rev %d replies to message %d, which is not there", c.Rev, root.Seq)
+		}
 		if err != nil {
 			return err
 		}
 		f = threadFacts{m.ReplyCount, m.LastReplyTS}
-		a.fresh[root.Seq] = m.Change
+		a.roots[root.Seq] = m.Change
 	}
 	f.count++
 	f.last = c.TS
@@ -141,7 +158,8 @@ func (a *applying) addReply(c change.Change) error {
 	return a.batch.Set(replyKey(a.ch, root.Seq, c.Seq), c.Append(nil), nil)
 }
 
-func (a *applying) addDedupe(c change.Change) error {
+func (a *applying) addDedupe(c *change.Change) error {
+	a.keys++
 	key := dedupeKey(a.ch, c.Author, c.ClientMsgID)
 	hash := history.HashBody(c.Root, c.Text)
 	v := binary.AppendVarint(nil, c.TS)
@@ -158,7 +176,7 @@ func (a *applying) addDedupe(c change.Change) error {
 
 // finish writes the roots, with what their threads added, and the mark.
 func (a *applying) finish() error {
-	for seq, c := range a.fresh {
+	for seq, c := range a.roots {
 		f := a.facts[seq]
 		v := binary.AppendUvarint(nil, f.count)
 		v = binary.AppendVarint(v, f.last)
@@ -243,45 +261,4 @@ func (h *historyStore) SetEmitted(ctx context.Context, ch topology.ChannelRef, r
 		return errors.Join(err, b.Close())
 	}
 	return h.db.commit(b, false)
-}
-
-// sweepMax bounds what one Sweep forgets.
-const sweepMax = 10_000
-
-// Sweep forgets dedupe keys that are older than the window at now, some at a time;
-// more says that there were more.
-func (h *historyStore) Sweep(ctx context.Context, now time.Time) (more bool, err error) {
-	if err := h.db.begin(ctx); err != nil {
-		return false, err
-	}
-	defer h.db.end()
-	until := appendUint64([]byte{prefixDedupeTS}, uint64(max(now.Add(-history.Window).UnixMicro(), 0)))
-	b := h.db.pebble.NewBatch()
-	n := 0
-	err = h.db.scan([]byte{prefixDedupeTS}, until, func(k, _ []byte) (bool, error) {
-		if n++; n > sweepMax {
-			return false, nil
-		}
-		return true, h.forget(b, k)
-	})
-	if err != nil || n == 0 {
-		return false, errors.Join(err, b.Close())
-	}
-	return n > sweepMax, h.db.commit(b, false)
-}
-
-// forget drops a dedupe time, and its key unless that was used again since.
-func (h *historyStore) forget(b *pebble.Batch, timeKey []byte) error {
-	at, key := int64(binary.BigEndian.Uint64(timeKey[1:9])), timeKey[9:] //nolint:gosec // it was an int64
-	v, err := h.db.get(key)
-	if err != nil {
-		return err
-	}
-	f := fields{rest: v}
-	if v != nil && f.varint() <= at {
-		if err := b.Delete(key, nil); err != nil {
-			return err
-		}
-	}
-	return b.Delete(timeKey, nil)
 }

@@ -23,7 +23,7 @@ import (
 //	e  events          partition, offset               → event (event log)
 //	o  offsets         consumer group, partition       → offset (event log)
 //	r  read state      user, channel                   → mark (read state)
-//	n  mentions        user, channel, seq              → nothing (read state)
+//	n  mentions        user, channel, seq, rev         → author (read state)
 const (
 	prefixFence    byte = 'f'
 	prefixLog      byte = 'l'

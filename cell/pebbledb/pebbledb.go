@@ -206,7 +206,7 @@ func (d *DB) hand(b *pebble.Batch, o *pebble.WriteOptions) (err error) {
 		if p := recover(); p != nil {
 			d.stuck.Store(true)
 			cause, _ := p.(error)
-			err = errors.Join(fmt.Errorf("pebble gave up: %v", p), cause) //nolint:errorlint // joined below it
+			err = errors.Join(fmt.Errorf("pebble gave up: %v", p), cause)
 		}
 	}()
 	if o.Sync {

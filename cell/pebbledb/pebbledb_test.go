@@ -270,7 +270,6 @@ func TestLog_ManyChannels(t *testing.T) {
 // be closed then, so the test is a process of its own.
 func TestDB_I2_TheFailedWriteSaysSo(t *testing.T) {
 	if os.Getenv("PARLEY_TEST_CHILD") == "" {
-		//nolint:gosec // this very test
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDB_I2_TheFailedWriteSaysSo$")
 		cmd.Env = append(os.Environ(), "PARLEY_TEST_CHILD=1")
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "as it should") {

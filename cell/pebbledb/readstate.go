@@ -141,7 +141,7 @@ func (s *readStateStore) Mentions(ctx context.Context, u readstate.User, above m
 	defer s.db.end()
 	out := make(map[topology.ChannelID]uint64, len(above))
 	for ch, seq := range above {
-		seen := make(map[uint64]struct{}) // revs: a change that mentions twice is one
+		seen := make(map[topology.Rev]struct{}) // revs: a change that mentions twice is one
 		for _, who := range []topology.UserID{u.ID, change.MentionAll} {
 			if err := s.count(readstate.User{Place: u.Place, ID: who}, u.ID, ch, seq, seen); err != nil {
 				return nil, err
@@ -154,14 +154,15 @@ func (s *readStateStore) Mentions(ctx context.Context, u readstate.User, above m
 	return out, nil
 }
 
-func (s *readStateStore) count(of readstate.User, reader topology.UserID, ch topology.ChannelID, above topology.Seq, seen map[uint64]struct{}) error {
-	prefix := mentionPrefix(of, ch)
-	if above+1 == 0 {
+// count adds the revs of the mentions of one user, or of everybody, to seen.
+func (s *readStateStore) count(of readstate.User, reader topology.UserID, ch topology.ChannelID, above topology.Seq, seen map[topology.Rev]struct{}) error {
+	if above+1 == 0 || len(seen) >= readstate.MentionsMax {
 		return nil
 	}
+	prefix := mentionPrefix(of, ch)
 	return s.db.scan(appendUint64(prefix, above+1), keyEnd(prefix), func(k, v []byte) (bool, error) {
-		if topology.UserID(v) != reader && len(k) >= 8 {
-			seen[binary.BigEndian.Uint64(k[len(k)-8:])] = struct{}{}
+		if topology.UserID(v) != reader {
+			seen[topology.Rev(binary.BigEndian.Uint64(k[len(k)-8:]))] = struct{}{}
 		}
 		return len(seen) < readstate.MentionsMax, nil
 	})

@@ -7,7 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,132 +20,155 @@ import (
 // Config is a consumer group's settings.
 type Config struct {
 	Group string // its name in the event log: never reuse one
-	Batch int    // events handled at once: 1 to 10,000, default 500. More costs memory, less costs commits
+	// Partitions are those that this worker consumes; nil = all. Two workers of a
+	// group with a partition in common do its work twice.
+	Partitions []topology.Shard
+	Batch      int // events handled at once: 1 to 10,000, default 500. More costs memory, less costs calls
+	// Active is how many batches are handled side by side, of different
+	// partitions: 1 to 128, default 4. More takes the stores' time from the posts.
+	Active int
+	// CommitEvery is how long a partition's position may wait to be stored while
+	// events come: default 1 s. Longer repeats more after a crash; shorter costs
+	// a sync of the log each time, which posts wait for, too.
+	CommitEvery time.Duration
 	// RetryMax is the longest pause before a batch that failed is tried again;
 	// default 10 s. Pauses begin at 50 ms.
 	RetryMax time.Duration
 }
 
+// Deps are what a worker needs.
+type Deps struct {
+	Events eventlog.Log
+	// Handle does what a batch of events asks for. The events are of one
+	// partition, in order. It is called again with the same ones, and maybe more,
+	// after an error or a crash. It may keep the slice.
+	Handle func(ctx context.Context, events []eventlog.Event) error
+	Log    *slog.Logger // nil = none
+}
+
 const (
-	batchNormal = 500
-	batchMax    = 10_000
-	retryNormal = 10 * time.Second
-	retryMin    = 50 * time.Millisecond
+	batchNormal  = 500
+	batchMax     = 10_000
+	activeNormal = 4
+	commitNormal = time.Second
+	retryNormal  = 10 * time.Second
+	retryMin     = 50 * time.Millisecond
+	// commitMax bounds the events that are handled but not committed: what a
+	// crash repeats of a partition in a backlog.
+	commitMax = 10_000
+	// handleMax is how long one batch may take: far above what any needs, so that
+	// a store that hangs does not keep a slot for good.
+	handleMax = time.Minute
+	// stopMax is how long the last commits may take in a stop.
+	stopMax = 2 * time.Second
 )
 
-// Handle does what a batch of events asks for. The events are of one partition,
-// in order. It is called again with the same ones after an error.
-type Handle func(ctx context.Context, events []eventlog.Event) error
-
-// Worker is one consumer group on all partitions.
+// Worker is one member of a consumer group. Each partition has a goroutine that
+// is parked while there are no events, and Config.Active of them work at a time.
 type Worker struct {
-	cfg    Config
-	events eventlog.Log
-	handle Handle
-	log    *slog.Logger
-	done   atomic.Uint64 // events handled
+	cfg     Config
+	deps    Deps
+	slots   chan struct{} // held while a batch is handled
+	parts   []*part
+	handled atomic.Uint64
+	retries atomic.Uint64
+	descs   descs
 }
 
 // New checks the config.
-func New(cfg Config, events eventlog.Log, handle Handle, log *slog.Logger) (*Worker, error) {
+func New(cfg Config, deps Deps) (*Worker, error) {
 	if cfg.Batch == 0 {
 		cfg.Batch = batchNormal
 	}
-	if cfg.RetryMax <= 0 {
+	if cfg.Active == 0 {
+		cfg.Active = activeNormal
+	}
+	if cfg.CommitEvery == 0 {
+		cfg.CommitEvery = commitNormal
+	}
+	if cfg.RetryMax == 0 {
 		cfg.RetryMax = retryNormal
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	if cfg.Partitions == nil {
+		for p := range topology.Shard(topology.Shards) {
+			cfg.Partitions = append(cfg.Partitions, p)
+		}
 	}
-	w := &Worker{cfg: cfg, events: events, handle: handle, log: log.With("group", cfg.Group)}
-	var faults []error
-	if cfg.Group == "" {
-		faults = append(faults, problem.Field("group", "must have a name"))
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Batch < 1 || cfg.Batch > batchMax {
-		faults = append(faults, problem.Field("batch", "must be 1 to %d", batchMax))
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
-	return w, errors.Join(faults...)
+	if deps.Events == nil || deps.Handle == nil {
+		return nil, problem.New(problem.Internal, "a worker needs an event log and a handler")
+	}
+	deps.Log = deps.Log.With("group", cfg.Group)
+	w := &Worker{cfg: cfg, deps: deps, slots: make(chan struct{}, cfg.Active), descs: newDescs(cfg.Group)}
+	for _, p := range cfg.Partitions {
+		w.parts = append(w.parts, &part{w: w, id: p, had: map[topology.ChannelRef]topology.Rev{}})
+	}
+	return w, nil
 }
 
-// Handled is how many events were handled since the start.
-func (w *Worker) Handled() uint64 { return w.done.Load() }
+func (c Config) check() error {
+	var faults []error
+	if c.Group == "" {
+		faults = append(faults, problem.Field("group", "must have a name"))
+	}
+	if c.Batch < 1 || c.Batch > batchMax {
+		faults = append(faults, problem.Field("batch", "must be 1 to %d, not %d", batchMax, c.Batch))
+	}
+	if c.Active < 1 || c.Active > topology.Shards {
+		faults = append(faults, problem.Field("active", "must be 1 to %d, not %d", topology.Shards, c.Active))
+	}
+	if c.CommitEvery < 0 {
+		faults = append(faults, problem.Field("commit_every", "must not be negative"))
+	}
+	if c.RetryMax < retryMin {
+		faults = append(faults, problem.Field("retry_max", "must be %v or more, not %v", retryMin, c.RetryMax))
+	}
+	seen := slices.Sorted(slices.Values(c.Partitions))
+	if n := len(seen); n > 0 && seen[n-1] >= topology.Shards || len(slices.Compact(seen)) != n {
+		faults = append(faults, problem.Field("partitions", "must be below %d, each once", topology.Shards))
+	}
+	return errors.Join(faults...)
+}
 
-// Run consumes every partition until ctx ends. A partition without events costs a
-// goroutine that waits.
+// Run consumes until ctx ends; then it stores how far it has come. It is called
+// once.
 func (w *Worker) Run(ctx context.Context, ready func()) error {
 	var all sync.WaitGroup
-	for p := range topology.Shard(topology.Shards) {
-		all.Go(func() { w.consume(ctx, p) })
+	for _, p := range w.parts {
+		all.Go(func() { p.consume(ctx) })
 	}
 	ready()
 	all.Wait()
 	return nil
 }
 
-// consume handles one partition's events in order.
-func (w *Worker) consume(ctx context.Context, p topology.Shard) {
-	pause := retryMin
-	for ctx.Err() == nil {
-		if err := w.turns(ctx, p, func() { pause = retryMin }); err != nil && ctx.Err() == nil {
-			w.log.Warn("events not handled; trying again", "shard", p, "err", err, "dur", pause)
-		}
-		t := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
-		pause = min(2*pause, w.cfg.RetryMax)
-	}
-}
+// Handled is how many events were handled since the start.
+func (w *Worker) Handled() uint64 { return w.handled.Load() }
 
-// turns reads, handles and commits until something fails.
-func (w *Worker) turns(ctx context.Context, p topology.Shard, went func()) error {
-	at, err := w.events.Committed(ctx, w.cfg.Group, p)
-	if err != nil {
-		return err
-	}
-	had := make(map[topology.ChannelRef]topology.Rev)
-	for {
-		events, last, err := w.events.Read(ctx, p, at, w.cfg.Batch)
+// Retries is how often something failed and was tried again since the start.
+func (w *Worker) Retries() uint64 { return w.retries.Load() }
+
+// Lag is how many events wait to be handled, in all of the worker's partitions.
+func (w *Worker) Lag(ctx context.Context) (uint64, error) {
+	var lag uint64
+	for _, p := range w.parts {
+		at := eventlog.Position(p.at.Load())
+		if at == 0 { // not begun yet
+			var err error
+			if at, err = w.deps.Events.Committed(ctx, w.cfg.Group, p.id); err != nil {
+				return 0, err
+			}
+		}
+		end, err := w.deps.Events.End(ctx, p.id)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if len(events) == 0 {
-			if err := w.events.Wait(ctx, p, at); err != nil {
-				return err
-			}
-			continue
-		}
-		if fresh := drop(events, had); len(fresh) > 0 {
-			if err := w.handle(ctx, fresh); err != nil {
-				return err
-			}
-			w.done.Add(uint64(len(fresh)))
-		}
-		if err := w.events.Commit(ctx, w.cfg.Group, p, last); err != nil {
-			return err
-		}
-		at = last
-		if len(had) > channelsMax {
-			clear(had)
-		}
-		went()
+		lag += uint64(end - min(at, end))
 	}
-}
-
-// channelsMax bounds the channels whose last rev is remembered.
-const channelsMax = 10_000
-
-// drop leaves out what was had: a feeder that crashed appends again.
-func drop(events []eventlog.Event, had map[topology.ChannelRef]topology.Rev) []eventlog.Event {
-	fresh := events[:0]
-	for _, e := range events {
-		if e.Rev > had[e.Channel] {
-			had[e.Channel] = e.Rev
-			fresh = append(fresh, e)
-		}
-	}
-	return fresh
+	return lag, nil
 }

@@ -105,6 +105,13 @@ func makeAuthority(dir string) (*Authority, error) {
 	return a, nil
 }
 
+// CAPool holds the authority's certificate.
+func (a *Authority) CAPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
 // Issue makes a certificate for a role, for client and server use, good for a
 // year. hosts are its DNS names and addresses; roles check each other by identity,
 // so only what people's browsers reach needs any.

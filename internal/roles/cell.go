@@ -2,7 +2,6 @@ package roles
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -96,12 +95,25 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	return lifecycle.Run(ctx, ready, drainMax, w.log, w.parts...)
 }
 
+// watchStore ends the cell when its store has failed for good: a restart finds
+// out what is on disk.
+func (w *cell) watchStore(ctx context.Context, ready func()) error {
+	ready()
+	select {
+	case <-w.db.Failed():
+		return w.db.Err()
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 func (w *cell) add(p lifecycle.Part) { w.parts = append(w.parts, p) }
 
 func (w *cell) wireRegistry() (err error) {
 	w.registry, err = regions.Open(regions.Config{
 		Region: w.Region, Endpoints: w.Etcd, TLS: w.identity.Client(pki.RoleEtcd), Dir: w.Dir, WithoutRoutes: true, Log: w.log,
 	})
+	w.add(lifecycle.Part{Name: "store", Run: w.watchStore})
 	w.add(lifecycle.Part{Name: "registry", Run: w.registry.Run})
 	return err
 }
@@ -117,7 +129,7 @@ func (w *cell) wireServers() error {
 		s, err := channel.New(cfg, channel.Deps{
 			Log: w.db.Log(), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
 			Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Logger: w.log,
-			Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"server": string(id)}, w.metrics),
+			Metrics: w.metrics,
 		})
 		if err != nil {
 			return err
@@ -160,8 +172,11 @@ func (w *cell) wireServices() error {
 }
 
 func (w *cell) wireWorkers() error {
-	mentions, err := worker.NewMentions(w.db.Events(), w.servers, w.db.ReadState(), w.log)
+	mentions, err := worker.NewMentions(w.db.Events(), worker.FromLog(w.db.Log()), w.db.ReadState(), w.log)
 	if err != nil {
+		return err
+	}
+	if err := w.metrics.Register(mentions); err != nil {
 		return err
 	}
 	w.add(lifecycle.Part{Name: "mentions", Run: mentions.Run})
@@ -175,15 +190,14 @@ func (w *cell) wireGateways() error {
 		gw, err := gateway.New(gateway.Config{
 			ID: g.ID, Cell: w.ID, Region: w.Region, Incarnation: w.run, Listen: g.LinkAddr,
 		}, gateway.Deps{
-			TLS: w.identity.Server(pki.RoleEdge), Directory: w.cached, Servers: w.servers, Bus: w.bus, Unread: w.unread,
+			TLS: w.identity.Server(pki.RoleEdge), Directory: w.rows, Servers: w.servers, Bus: w.bus, Unread: w.unread,
 			Presence: w.presence, Now: time.Now, Log: w.log,
 			Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"gateway": string(g.ID)}, w.metrics),
 		})
 		if err != nil {
 			return err
 		}
-		var tlsConfig *tls.Config = w.identity.Server(pki.RoleEdge, pki.RoleControl)
-		serve := &h3.Server{Addr: g.APIAddr, TLS: tlsConfig, Handler: w.handler, Log: w.log}
+		serve := &h3.Server{Addr: g.APIAddr, TLS: w.identity.Server(pki.RoleEdge, pki.RoleControl), Handler: w.handler, Log: w.log}
 		w.add(lifecycle.Part{Name: "gateway " + string(g.ID), Run: gw.Run, Drain: gw.Drain})
 		w.add(lifecycle.Part{Name: "api of " + string(g.ID), Run: serve.Run})
 		w.add(w.registerGateway(g))

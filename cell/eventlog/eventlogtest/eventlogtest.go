@@ -1,5 +1,7 @@
 // Package eventlogtest runs the contract of eventlog.Log, clause by clause,
 // against a driver.
+//
+//nolint:thelper,gosec // clauses are tests, whose lines should be told; the numbers are small
 package eventlogtest
 
 import (
@@ -56,6 +58,7 @@ func Run(t *testing.T, h Harness) {
 		{"C4_WaitReturnsOnAppend", waitReturnsOnAppend},
 		{"C4_WaitReturnsAtOnce", waitReturnsAtOnce},
 		{"C4_WaitEndsWithContext", waitEndsWithContext},
+		{"C5_EndIsTheNewest", endIsTheNewest},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			in, err := h()
@@ -70,6 +73,14 @@ func Run(t *testing.T, h Harness) {
 			s.run(t, in)
 		})
 	}
+	t.Run("Model", func(t *testing.T) { runModel(t, h) })
+}
+
+// tb is the part of testing.TB that rapid.T has, too.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
 }
 
 // limit is above what any test appends.
@@ -91,14 +102,14 @@ func events(from, n int) []eventlog.Event {
 	return out
 }
 
-func add(t *testing.T, l eventlog.Log, p topology.Shard, es []eventlog.Event) {
+func add(t tb, l eventlog.Log, p topology.Shard, es []eventlog.Event) {
 	t.Helper()
 	if err := l.Append(context.Background(), p, es); err != nil {
 		t.Fatalf("Append: %v", err)
 	}
 }
 
-func read(t *testing.T, l eventlog.Log, p topology.Shard, after eventlog.Position, n int) ([]eventlog.Event, eventlog.Position) {
+func read(t tb, l eventlog.Log, p topology.Shard, after eventlog.Position, n int) ([]eventlog.Event, eventlog.Position) {
 	t.Helper()
 	es, last, err := l.Read(context.Background(), p, after, n)
 	if err != nil {
@@ -108,8 +119,8 @@ func read(t *testing.T, l eventlog.Log, p topology.Shard, after eventlog.Positio
 }
 
 // wantAll reads a partition in pages of n and wants these events, at positions
-// 1, 2, 3 …
-func wantAll(t *testing.T, l eventlog.Log, p topology.Shard, n int, want []eventlog.Event) {
+// 1, 2, 3 and so on.
+func wantAll(t tb, l eventlog.Log, p topology.Shard, n int, want []eventlog.Event) {
 	t.Helper()
 	var got []eventlog.Event
 	for after := eventlog.Position(0); ; {
@@ -128,14 +139,14 @@ func wantAll(t *testing.T, l eventlog.Log, p topology.Shard, n int, want []event
 	}
 }
 
-func commit(t *testing.T, l eventlog.Log, group string, p topology.Shard, pos eventlog.Position) {
+func commit(t tb, l eventlog.Log, group string, p topology.Shard, pos eventlog.Position) {
 	t.Helper()
 	if err := l.Commit(context.Background(), group, p, pos); err != nil {
 		t.Fatalf("Commit: %v", err)
 	}
 }
 
-func wantCommitted(t *testing.T, l eventlog.Log, group string, p topology.Shard, want eventlog.Position) {
+func wantCommitted(t tb, l eventlog.Log, group string, p topology.Shard, want eventlog.Position) {
 	t.Helper()
 	got, err := l.Committed(context.Background(), group, p)
 	if err != nil {
@@ -146,7 +157,7 @@ func wantCommitted(t *testing.T, l eventlog.Log, group string, p topology.Shard,
 	}
 }
 
-func crash(t *testing.T, in Instance) {
+func crash(t tb, in Instance) {
 	t.Helper()
 	if err := in.Crash(); err != nil {
 		t.Fatalf("crash: %v", err)
@@ -295,6 +306,7 @@ func retention(t *testing.T, in Instance) {
 	}
 	wantCommitted(t, in.Log(), "g", 5, 3)
 	// Positions never go back, also where all events are too old, and after a restart.
+	commit(t, in.Log(), "g", 6, 3) // what was cleaned up is durable with it
 	crash(t, in)
 	for range 2 {
 		_, before := read(t, in.Log(), 6, 0, limit)
@@ -339,56 +351,5 @@ func groupsApart(t *testing.T, in Instance) {
 		wantCommitted(t, in.Log(), g, 0, eventlog.Position(i+1))
 		wantCommitted(t, in.Log(), g, 1, eventlog.Position(i+4))
 		wantCommitted(t, in.Log(), g, 2, 0)
-	}
-}
-
-// patience bounds waits that should end at once.
-const patience = 20 * time.Second
-
-func waitReturnsOnAppend(t *testing.T, in Instance) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	const waiters = 10
-	for round := range eventlog.Position(20) {
-		errs := make(chan error, waiters)
-		for range waiters {
-			go func() { errs <- in.Log().Wait(ctx, 8, round) }()
-		}
-		add(t, in.Log(), 8, events(int(round), 1))
-		for range waiters {
-			if err := <-errs; err != nil {
-				t.Fatalf("Wait: %v", err)
-			}
-		}
-		if es, _ := read(t, in.Log(), 8, round, 1); len(es) != 1 {
-			t.Fatalf("nothing to read after Wait")
-		}
-	}
-}
-
-func waitReturnsAtOnce(t *testing.T, in Instance) {
-	add(t, in.Log(), 8, events(0, 3))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for after := range eventlog.Position(3) {
-		if err := in.Log().Wait(ctx, 8, after); err != nil {
-			t.Fatalf("Wait(after %d): %v", after, err)
-		}
-	}
-}
-
-func waitEndsWithContext(t *testing.T, in Instance) {
-	add(t, in.Log(), 7, events(0, 3)) // another partition
-	ctx, cancel := context.WithCancel(context.Background())
-	errs := make(chan error, 1)
-	go func() { errs <- in.Log().Wait(ctx, 8, 0) }()
-	cancel()
-	select {
-	case err := <-errs:
-		if !errors.Is(err, context.Canceled) {
-			t.Fatalf("Wait = %v, want context canceled", err)
-		}
-	case <-time.After(patience):
-		t.Fatal("Wait goes on after its context ended")
 	}
 }

@@ -1,3 +1,4 @@
+//nolint:thelper,gosec // clauses are tests, whose lines should be told; the numbers are small
 package historytest
 
 import (

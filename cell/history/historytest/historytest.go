@@ -1,5 +1,7 @@
 // Package historytest runs the contract of history.Store, clause by clause,
 // against a driver.
+//
+//nolint:gosec // the numbers are small
 package historytest
 
 import (
@@ -59,7 +61,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("Model", func(t *testing.T) { runModel(t, h) })
 }
 
-func open(t *testing.T, h Harness) Instance {
+func open(t *testing.T, h Harness) Instance { //nolint:ireturn // it is the harness that knows the type
 	t.Helper()
 	in, err := h()
 	if err != nil {

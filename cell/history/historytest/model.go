@@ -36,7 +36,7 @@ func (l *channelLog) add(c change.Change) change.Change {
 	c.TS = l.ts
 	c.Rev = topology.Rev(len(l.changes) + 1)
 	c.Confirmed = c.Rev - 1
-	switch c.Kind {
+	switch c.Kind { //nolint:exhaustive // the others have no number of their own
 	case change.Message:
 		l.seq++
 		c.Seq = l.seq
@@ -59,8 +59,8 @@ func (l *channelLog) reply(root topology.MessageID, author topology.UserID, text
 	return l.add(change.Change{Kind: change.Reply, Root: root, Author: author, Text: text, ClientMsgID: key})
 }
 
-func (l *channelLog) joined(user topology.UserID, key string) change.Change {
-	return l.add(change.Change{Kind: change.Joined, Author: user, Subjects: []topology.UserID{user}, ClientMsgID: key})
+func (l *channelLog) joined(user topology.UserID, key string) {
+	l.add(change.Change{Kind: change.Joined, Author: user, Subjects: []topology.UserID{user}, ClientMsgID: key})
 }
 
 // batch is the changes with revs from … to.
@@ -89,7 +89,7 @@ func derive(changes []change.Change) view {
 	v := view{threads: map[topology.Seq][]history.Message{}, keys: map[dedupeKey]history.Deduped{}}
 	for _, c := range changes {
 		v.mark.Applied, v.mark.TS = c.Rev, c.TS
-		switch c.Kind {
+		switch c.Kind { //nolint:exhaustive // the others leave no message
 		case change.Message:
 			v.messages = append(v.messages, history.Message{Change: c})
 			v.mark.Seq = c.Seq

@@ -1,8 +1,10 @@
+//nolint:gosec // the numbers are small
 package historytest
 
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -64,7 +66,7 @@ func (m *machine) write(t *rapid.T) {
 	v := derive(c.changes)
 	for range rapid.IntRange(1, 12).Draw(t, "changes") {
 		author := topology.UserID(rapid.SampledFrom([]string{"", "U", "Uann", "Ubob"}).Draw(t, "author"))
-		key := rapid.SampledFrom([]string{"", "a", "b", fmt.Sprint(len(c.changes))}).Draw(t, "key")
+		key := rapid.SampledFrom([]string{"", "a", "b", strconv.Itoa(len(c.changes))}).Draw(t, "key")
 		text := rapid.StringN(0, 20, -1).Draw(t, "text")
 		switch kind := rapid.IntRange(0, 9).Draw(t, "kind"); {
 		case kind == 0:

@@ -1,3 +1,4 @@
+//nolint:gosec // the numbers are small
 package readstatetest
 
 import (

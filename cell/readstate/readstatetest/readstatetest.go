@@ -1,5 +1,7 @@
 // Package readstatetest runs the contract of readstate.Store, clause by clause,
 // against a driver.
+//
+//nolint:thelper,gosec // clauses are tests, whose lines should be told; the numbers are small
 package readstatetest
 
 import (
@@ -360,4 +362,17 @@ func atMostMentionsMax(t *testing.T, in Instance) {
 	wantMentions(t, s, ann(), seqs{"C1": 0}, counts{"C1": readstate.MentionsMax})
 	wantMentions(t, s, ann(), seqs{"C1": 50}, counts{"C1": readstate.MentionsMax})
 	wantMentions(t, s, ann(), seqs{"C1": 51}, counts{"C1": readstate.MentionsMax - 1})
+
+	// One's own alone reach the bound, and everybody's come on top.
+	ms = nil
+	for rev := topology.Rev(1); rev <= 2*readstate.MentionsMax; rev++ {
+		u := ann()
+		if rev > readstate.MentionsMax {
+			u.ID = change.MentionAll
+		}
+		ms = append(ms, readstate.Mention{User: u, Channel: "C2", Seq: topology.Seq(rev), Rev: rev})
+	}
+	mention(t, s, ms...)
+	wantMentions(t, s, ann(), seqs{"C2": 0}, counts{"C2": readstate.MentionsMax})
+	wantMentions(t, s, ann(), seqs{"C2": readstate.MentionsMax - 1}, counts{"C2": readstate.MentionsMax})
 }

@@ -1,0 +1,241 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+
+	"parley/controlplane/state"
+	"parley/internal/ids"
+	"parley/internal/problem"
+)
+
+// Node is one node of the control plane. New, then Run once.
+type Node struct {
+	cfg   Config
+	deps  Deps
+	log   *slog.Logger
+	fsm   *fsm
+	raft  *raft.Raft // set by Run
+	lead  *leader    // set by Run
+	ready chan struct{}
+}
+
+// New checks the config; it touches nothing.
+func New(cfg Config, deps Deps) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := cfg.validate(deps); err != nil {
+		return nil, err
+	}
+	return &Node{cfg: cfg, deps: deps, log: deps.Log.With("node", cfg.ID), fsm: newFSM(), ready: make(chan struct{})}, nil
+}
+
+// Bounds of Raft's work.
+const (
+	snapshotsKept = 3
+	connsPerPeer  = 3
+	ioMax         = 5 * time.Second
+	proposeMax    = 5 * time.Second
+	leaderWait    = 30 * time.Second
+	notifications = 16
+)
+
+// Run joins the others, serves the API, and calls ready once there is a leader. It
+// ends with ctx, handing leadership over first, or with an error when the log
+// holds what this build does not know.
+func (n *Node) Run(ctx context.Context, ready func()) (err error) {
+	stopRaft, elected, err := n.startRaft()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopRaft()) }()
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.lead = newLeader(n)
+	led := make(chan struct{})
+	go func() { defer close(led); n.lead.follow(run, elected) }()
+	api := n.newAPI()
+	served := make(chan error, 1)
+	listening := make(chan struct{})
+	go func() { served <- api.run(run, func() { close(listening) }) }()
+	defer func() {
+		cancel()
+		<-led
+		if err == nil {
+			err = <-served
+		}
+	}()
+	if err := n.waitForLeader(ctx, listening, served); err != nil {
+		return err
+	}
+	close(n.ready)
+	ready()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-n.fsm.halt:
+		return state.ErrUnknownEntry
+	case err := <-served:
+		served <- nil
+		return err
+	}
+}
+
+// startRaft opens the log and starts Raft; stop hands leadership over and ends it.
+func (n *Node) startRaft() (stop func() error, elected <-chan bool, err error) {
+	dir := filepath.Join(n.cfg.Dir, "log")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, problem.Wrap(err, problem.Internal, "the directory %s can't be made", dir)
+	}
+	log, err := wal.Open(dir)
+	if err != nil {
+		return nil, nil, problem.Wrap(err, problem.Internal, "the Raft log in %s can't be opened", dir)
+	}
+	logger := raftLogger(n.log)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, snapshotsKept, logger)
+	if err != nil {
+		return nil, nil, errors.Join(problem.Wrap(err, problem.Internal, "the snapshots in %s can't be opened", n.cfg.Dir), log.Close())
+	}
+	layer, err := listen(n.cfg.RaftAddr, n.deps.Identity)
+	if err != nil {
+		return nil, nil, errors.Join(err, log.Close())
+	}
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: layer, MaxPool: connsPerPeer, Timeout: ioMax, Logger: logger,
+	})
+	notify := make(chan bool, notifications)
+	conf := n.raftConfig(notify)
+	conf.Logger = logger
+	if err = n.bootstrap(log, snaps, transport, conf); err == nil {
+		n.raft, err = raft.NewRaft(conf, n.fsm, log, log, snaps, transport)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(problem.Wrap(err, problem.Internal, "Raft can't be started"), transport.Close(), log.Close())
+	}
+	return func() error {
+		if n.raft.State() == raft.Leader && len(n.cfg.Peers) > 1 {
+			if err := n.raft.LeadershipTransfer().Error(); err != nil {
+				n.log.Info("leadership was not handed over", "err", err)
+			}
+		}
+		return errors.Join(n.raft.Shutdown().Error(), transport.Close(), log.Close())
+	}, notify, nil
+}
+
+func (n *Node) raftConfig(notify chan bool) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(n.cfg.ID)
+	c.HeartbeatTimeout, c.ElectionTimeout = n.cfg.Election, n.cfg.Election
+	c.LeaderLeaseTimeout = n.cfg.Election / 2
+	c.CommitTimeout = n.cfg.Election / 20
+	c.SnapshotThreshold = n.cfg.SnapshotEvery
+	c.NotifyCh = notify
+	return c
+}
+
+// bootstrap begins a cluster on its very first start. All nodes begin with the
+// same configuration, so that it does not matter who is first.
+func (n *Node) bootstrap(log *wal.WAL, snaps raft.SnapshotStore, t raft.Transport, conf *raft.Config) error {
+	has, err := raft.HasExistingState(log, log, snaps)
+	if err != nil || has {
+		return err
+	}
+	var all raft.Configuration
+	for _, p := range n.cfg.Peers {
+		all.Servers = append(all.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.RaftAddr)})
+	}
+	return raft.BootstrapCluster(conf, log, log, snaps, t, all)
+}
+
+func (n *Node) waitForLeader(ctx context.Context, listening <-chan struct{}, served chan error) error {
+	select {
+	case <-listening:
+	case err := <-served:
+		served <- nil
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+	limit := time.NewTimer(leaderWait)
+	defer limit.Stop()
+	look := time.NewTicker(n.cfg.Election / 20)
+	defer look.Stop()
+	for {
+		_, id := n.raft.LeaderWithID()
+		known := false
+		n.fsm.read(func(s *state.State) { known = s.Initialised() })
+		if id != "" && known {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return nil
+		case <-n.fsm.halt:
+			return state.ErrUnknownEntry
+		case <-limit.C:
+			n.log.Warn("no leader yet; serving what needs none", "dur", leaderWait)
+			return nil
+		}
+	}
+}
+
+// by is who asks for a change, and from where.
+type by struct{ actor, from string }
+
+// propose puts an entry into the log and waits until it is applied here. The audit
+// id is the entry's.
+func (n *Node) propose(t state.Type, who by, body any) (audit string, index uint64, err error) {
+	e, err := state.NewEntry(t, n.deps.Now(), body)
+	if err != nil {
+		return "", 0, err
+	}
+	e.Actor, e.From = who.actor, who.from
+	if who.actor != "" {
+		e.Audit = ids.New(ids.Audit)
+	}
+	b, err := e.Encode()
+	if err != nil {
+		return "", 0, problem.Wrap(err, problem.Internal, "the entry can't be encoded")
+	}
+	f := n.raft.Apply(b, proposeMax)
+	if err := f.Error(); err != nil {
+		return "", 0, raftError(err)
+	}
+	if a, ok := f.Response().(applied); ok && a.err != nil {
+		return "", 0, a.err
+	}
+	return e.Audit, f.Index(), nil
+}
+
+func raftError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrRaftShutdown):
+		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+	default: // leadership lost: it may have been committed
+		return problem.Wrap(err, problem.Unknown, "the control plane lost its leader on the way; look whether the change is there")
+	}
+}
+
+// linearizable returns when this node's state holds everything that was answered
+// before the call.
+func (n *Node) linearizable() error {
+	if err := n.raft.VerifyLeader().Error(); err != nil {
+		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+	}
+	if err := n.raft.Barrier(proposeMax).Error(); err != nil {
+		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+	}
+	return nil
+}

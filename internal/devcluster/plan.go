@@ -1,0 +1,273 @@
+// Package devcluster runs a whole Parley on one machine, in one process: regions,
+// each with an etcd, cells and edges, and a control plane of three. It writes the
+// roles' configs and runs the same roles that run alone elsewhere; they speak TLS
+// and QUIC over loopback, as they would across an ocean.
+package devcluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"parley/internal/problem"
+	"parley/internal/topology"
+)
+
+// Config is how big the cluster is and where it lives.
+type Config struct {
+	Regions  []topology.RegionID // 1 to 8, in order
+	Cells    int                 // per region, 1 to 8
+	Edges    int                 // per region, 1 to 8
+	Gateways int                 // per cell, 1 to 8
+	Servers  int                 // channel servers per cell, 1 to 8
+	Data     string              // directory
+	// PortBase is the first of the ports taken; 0 takes any that are free. They
+	// are remembered in Data, so that a second start has the same.
+	PortBase int
+	TLS      bool // clients speak TLS, too
+}
+
+// Default is two regions with two cells and an edge each.
+func Default() Config {
+	return Config{
+		Regions: []topology.RegionID{"eu", "us"}, Cells: 2, Edges: 1, Gateways: 2, Servers: 2,
+		Data: "data", PortBase: 8400,
+	}
+}
+
+const sizeMax = 8
+
+// Validate lists every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	check := func(ok bool, field, format string, args ...any) {
+		if !ok {
+			faults = append(faults, problem.Field(field, format, args...))
+		}
+	}
+	check(len(c.Regions) >= 1 && len(c.Regions) <= sizeMax, "regions", "must name 1 to %d", sizeMax)
+	seen := map[topology.RegionID]bool{}
+	for _, r := range c.Regions {
+		check(r != "" && strings.Trim(string(r), "abcdefghijklmnopqrstuvwxyz0123456789-") == "", "regions", "%q must have lower-case letters, digits and - only", r)
+		check(!seen[r], "regions", "%q is there twice", r)
+		seen[r] = true
+	}
+	for _, n := range []struct {
+		field string
+		value int
+	}{{"cells", c.Cells}, {"edges", c.Edges}, {"gateways", c.Gateways}, {"servers", c.Servers}} {
+		check(n.value >= 1 && n.value <= sizeMax, n.field, "must be 1 to %d, not %d", sizeMax, n.value)
+	}
+	check(c.PortBase == 0 || (c.PortBase >= 1024 && c.PortBase <= 65000), "port-base", "must be 0 or 1024 to 65000")
+	check(c.Data != "", "data", "must name a directory")
+	return errors.Join(faults...)
+}
+
+// controlNodes is how many control-plane nodes there are: the least that stands
+// the loss of one.
+const controlNodes = 3
+
+// plan is every part with its name and address.
+type plan struct {
+	control []controlPlan
+	regions []regionPlan
+}
+
+type controlPlan struct{ id, raft, api string }
+
+type regionPlan struct {
+	id                   topology.RegionID
+	etcdClient, etcdPeer string
+	cells                []cellPlan
+	edges                []edgePlan
+}
+
+type cellPlan struct {
+	id       topology.CellID
+	gateways []gatewayPlan
+	servers  []topology.ServerID
+}
+
+type gatewayPlan struct {
+	id        topology.GatewayID
+	link, api string // UDP
+}
+
+type edgePlan struct {
+	id   topology.EdgeID
+	addr string
+}
+
+// newPlan names the parts and gives them their ports, those people use first.
+func newPlan(c Config) (plan, error) {
+	ports, err := openPorts(c)
+	if err != nil {
+		return plan{}, err
+	}
+	var p plan
+	p.regions = make([]regionPlan, len(c.Regions))
+	for i, r := range c.Regions {
+		p.regions[i].id = r
+		for n := range c.Edges {
+			id := fmt.Sprintf("%s-edge-%d", r, n+1)
+			p.regions[i].edges = append(p.regions[i].edges, edgePlan{topology.EdgeID(id), ports.tcp(id)})
+		}
+	}
+	for n := range controlNodes {
+		id := fmt.Sprintf("control-%d", n+1)
+		p.control = append(p.control, controlPlan{id: id, api: ports.tcp(id + "/api")})
+	}
+	for n := range p.control {
+		p.control[n].raft = ports.tcp(p.control[n].id + "/raft")
+	}
+	for i := range p.regions {
+		r := &p.regions[i]
+		r.etcdClient, r.etcdPeer = ports.tcp(string(r.id)+"/etcd"), ports.tcp(string(r.id)+"/etcd-peer")
+		for n := range c.Cells {
+			r.cells = append(r.cells, planCell(c, fmt.Sprintf("%s-%d", r.id, n+1), ports))
+		}
+	}
+	return p, ports.save()
+}
+
+func planCell(c Config, id string, ports *ports) cellPlan {
+	cell := cellPlan{id: topology.CellID(id)}
+	for n := range c.Gateways {
+		g := fmt.Sprintf("%s-gw-%d", id, n+1)
+		cell.gateways = append(cell.gateways, gatewayPlan{topology.GatewayID(g), ports.udp(g + "/link"), ports.udp(g + "/api")})
+	}
+	for n := range c.Servers {
+		cell.servers = append(cell.servers, topology.ServerID(fmt.Sprintf("%s-cs-%d", id, n+1)))
+	}
+	return cell
+}
+
+// ports gives every part of the cluster an address that it keeps.
+type ports struct {
+	file  string
+	next  int // 0 = any free one
+	taken map[string]int
+	err   error
+}
+
+const portsFile = "ports.json"
+
+func openPorts(c Config) (*ports, error) {
+	p := &ports{file: filepath.Join(c.Data, portsFile), next: c.PortBase, taken: map[string]int{}}
+	b, err := os.ReadFile(p.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &p.taken)
+	}
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Invalid, "%s can't be read; is --data a directory of another program?", p.file)
+	}
+	return p, nil
+}
+
+func (p *ports) tcp(name string) string { return p.addr(name, freeTCP) }
+func (p *ports) udp(name string) string { return p.addr(name, freeUDP) }
+
+const loopback = "127.0.0.1"
+
+func (p *ports) addr(name string, free func() (int, error)) string {
+	port, ok := p.taken[name]
+	for !ok {
+		if p.next > 0 {
+			port, p.next = p.next, p.next+1
+		} else if port, p.err = free(); p.err != nil {
+			return ""
+		}
+		ok = !p.has(port)
+	}
+	p.taken[name] = port
+	return net.JoinHostPort(loopback, strconv.Itoa(port))
+}
+
+func (p *ports) has(port int) bool {
+	for _, t := range p.taken {
+		if t == port {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *ports) save() error {
+	if p.err != nil {
+		return problem.Wrap(p.err, problem.Unavailable, "no free port was found")
+	}
+	b, err := json.MarshalIndent(p.taken, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(p.file, b, 0o644)
+}
+
+func freeTCP() (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
+	if err != nil {
+		return 0, err
+	}
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil || !ok {
+		return 0, errors.Join(err, errors.New("no TCP address"))
+	}
+	return addr.Port, nil
+}
+
+func freeUDP() (int, error) {
+	c, err := net.ListenPacket("udp", net.JoinHostPort(loopback, "0"))
+	if err != nil {
+		return 0, err
+	}
+	addr, ok := c.LocalAddr().(*net.UDPAddr)
+	if err := c.Close(); err != nil || !ok {
+		return 0, errors.Join(err, errors.New("no UDP address"))
+	}
+	return addr.Port, nil
+}
+
+// writeFile replaces a file whole: a reader sees the old one or the new one.
+func writeFile(name string, b []byte, mode fs.FileMode) error {
+	tmp := name + ".new"
+	if err := os.WriteFile(tmp, b, mode); err != nil {
+		return problem.Wrap(err, problem.Internal, "%s can't be written", name)
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return problem.Wrap(err, problem.Internal, "%s can't be replaced", name)
+	}
+	return nil
+}
+
+// edgeURLs are the cluster's ways in, the first region's first.
+func (p plan) edgeURLs(c Config) []EdgeInfo {
+	scheme := "http"
+	if c.TLS {
+		scheme = "https"
+	}
+	var out []EdgeInfo
+	for _, r := range p.regions {
+		for _, e := range r.edges {
+			out = append(out, EdgeInfo{Region: r.id, URL: scheme + "://" + e.addr})
+		}
+	}
+	return out
+}
+
+func (p plan) controlURLs() []string {
+	out := make([]string, 0, len(p.control))
+	for _, n := range p.control {
+		out = append(out, "https://"+n.api)
+	}
+	return slices.Clip(out)
+}
