@@ -34,6 +34,13 @@ func newClient(t *testing.T, h http.Handler) *client.Client {
 	return c
 }
 
+// abort breaks the connection instead of an answer.
+func abort(w http.ResponseWriter) {
+	if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+		_ = c.Close()
+	}
+}
+
 // TestPost_IsRepeatedUnderOneKey: an edge that can't say what became of a post
 // gets it again, with the same key, until it can.
 func TestPost_IsRepeatedUnderOneKey(t *testing.T) {
@@ -55,7 +62,7 @@ func TestPost_IsRepeatedUnderOneKey(t *testing.T) {
 		case 2:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case 3:
-			panic(http.ErrAbortHandler) // the connection breaks
+			abort(w) // the connection breaks
 		default:
 			w.WriteHeader(http.StatusCreated)
 			_ = json.NewEncoder(w).Encode(chat.Posted{Seq: 7})
@@ -81,9 +88,9 @@ func TestCalls_AreNotRepeatedInVain(t *testing.T) {
 		t.Errorf("%v after %d tries", err, tries.Load())
 	}
 	tries.Store(0)
-	c = newClient(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	c = newClient(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		tries.Add(1)
-		panic(http.ErrAbortHandler)
+		abort(w)
 	}))
 	if _, err := c.CreateChannel(t.Context(), chat.CreateChannelRequest{Name: "x"}); !problem.Is(err, problem.Unknown) || tries.Load() != 1 {
 		t.Errorf("creating a channel: %v after %d tries", err, tries.Load())
@@ -173,8 +180,12 @@ func TestStream_I1_EveryRevOnceInOrder(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	resumes := []map[topology.ChannelID]topology.Rev{
-		nil, {"A": 12, "B": 1, "@user": 3}, {"A": 14, "B": 2, "@user": 3}, {"A": 91, "B": 2, "@user": 3},
-		{"A": 92, "@user": 4}, {"A": 92, "B": 41, "@user": 5},
+		nil,
+		{"A": 12, "B": 1, "@user": 3},
+		{"A": 14, "B": 2, "@user": 3},
+		{"A": 91, "B": 2, "@user": 3},
+		{"A": 92, "@user": 4},
+		{"A": 92, "B": 41, "@user": 5},
 	}
 	if d := cmp.Diff(resumes, s.resumes[:len(resumes)]); d != "" {
 		t.Error(d)

@@ -71,8 +71,7 @@ func (s *Socket) Read() ([]byte, chat.Envelope, error) {
 	}
 	_, b, err := s.ws.ReadMessage()
 	if err != nil {
-		var closed *websocket.CloseError
-		if errors.As(err, &closed) {
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
 			return nil, e, problem.Wrap(err, problem.Unavailable, "the edge closed the socket: %d %s", closed.Code, closed.Text)
 		}
 		return nil, e, problem.Wrap(err, problem.Unavailable, "the socket broke")

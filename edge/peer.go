@@ -86,7 +86,7 @@ func (q *peer) enqueue(s *session) {
 func (q *peer) fail() {
 	pause := min(suspectMin<<min(q.failures, 10), suspectMax)
 	q.failures++
-	q.suspectUntil = time.Now().Add(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+	q.suspectUntil = time.Now().Add(pause/2 + rand.N(pause))
 }
 
 func (q *peer) lost(w *wire) {
@@ -121,7 +121,7 @@ func (q *peer) run(ctx context.Context) {
 		}
 		for q.turn(ctx) {
 			pace := time.Duration(openBatch) * time.Second / time.Duration(q.pool.cfg.RehomePerS)
-			pause := time.NewTimer(pace/2 + rand.N(pace)) //nolint:gosec // jitter
+			pause := time.NewTimer(pace/2 + rand.N(pace))
 			select {
 			case <-ctx.Done():
 				pause.Stop()

@@ -217,7 +217,7 @@ func (p *pool) rehome(a *attachment) {
 	s.mu.Lock()
 	pause := min(seekEvery<<min(s.refusals, 10), suspectMax)
 	s.refusals++
-	s.notBefore = time.Now().Add(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+	s.notBefore = time.Now().Add(pause/2 + rand.N(pause))
 	s.mu.Unlock()
 	if p.detach(a, true) {
 		p.metrics.rehomed.Inc()

@@ -175,7 +175,7 @@ const leaveGrace = time.Second
 func (k *sockets) drain(ctx context.Context, spread time.Duration) error {
 	start := time.Now()
 	for _, s := range k.list() {
-		after := time.Duration(rand.Int64N(int64(spread) + 1)) //nolint:gosec // jitter
+		after := time.Duration(rand.Int64N(int64(spread) + 1))
 		s.leaveAt.Store(start.Add(after + leaveGrace).UnixNano())
 		s.send(chat.GoawayEvent{Type: chat.TypeGoaway, Reason: "draining", AfterMS: after.Milliseconds()})
 	}

@@ -57,7 +57,7 @@ func (r *Registry) follow(ctx context.Context, loaded chan<- struct{}) {
 // pause waits, with jitter, and doubles the next wait up to backoffMax. It
 // reports whether ctx still lives.
 func pause(ctx context.Context, wait *time.Duration) bool {
-	t := time.NewTimer(*wait/2 + rand.N(*wait)) //nolint:gosec // jitter
+	t := time.NewTimer(*wait/2 + rand.N(*wait))
 	defer t.Stop()
 	*wait = min(*wait*2, backoffMax)
 	select {

@@ -25,7 +25,7 @@ func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	}
 	fmt.Fprintln(out, r.title())
 	for _, l := range old {
-		print(out, l)
+		show(out, l)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -34,7 +34,7 @@ func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	g.Go(func() error {
 		for e := range r.stream.Events() {
 			if l, ok := r.take(e); ok {
-				print(out, l)
+				show(out, l)
 			}
 		}
 		return nil
@@ -78,7 +78,7 @@ func (r *room) postLines(ctx context.Context, in io.Reader) error {
 	return nil
 }
 
-func print(out io.Writer, l line) {
+func show(out io.Writer, l line) {
 	if l.Who == "" {
 		fmt.Fprintf(out, "      * %s\n", l.Text)
 		return

@@ -96,6 +96,8 @@ func Screen(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error 
 func (m *screen) Init() tea.Cmd { return m.input.Focus() }
 
 // Update takes keys, sizes and events.
+//
+//nolint:ireturn // bubbletea asks for it
 func (m *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
@@ -125,6 +127,7 @@ func (m *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, cmd
 }
 
+//nolint:ireturn // as Update
 func (m *screen) key(k tea.KeyPressMsg) (tea.Model, tea.Cmd) {
 	switch k.String() {
 	case "ctrl+c", "esc":

@@ -49,12 +49,12 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func(Info)) (err
 	}
 	defer unlock()
 	w := &cluster{Config: c, log: log, ready: ready}
-	if w.plan, err = newPlan(c); err != nil {
+	if w.plan, err = newPlan(ctx, c); err != nil {
 		return err
 	}
 	for _, r := range w.plan.regions {
 		for _, e := range r.edges {
-			if err := free(e.addr); err != nil {
+			if err := free(ctx, e.addr); err != nil {
 				return err
 			}
 		}
@@ -106,12 +106,12 @@ func together(rs ...runner) runner {
 }
 
 // certs makes sure that a role has a certificate, and says where it is.
-func (w *cluster) certs(name string, id pki.Identity, hosts ...string) (string, error) {
+func (w *cluster) certs(name string, id pki.Identity) (string, error) {
 	dir := filepath.Join(w.Data, "certs", name)
 	if _, err := pki.LoadBundle(dir); err == nil {
 		return dir, nil
 	}
-	b, err := w.ca.Issue(id, append([]string{"localhost", loopback}, hosts...))
+	b, err := w.ca.Issue(id, []string{"localhost", loopback})
 	if err != nil {
 		return "", err
 	}
@@ -230,8 +230,8 @@ func (w *cluster) seeds() []edge.CellSeed {
 }
 
 // free checks that nobody else listens where the cluster's people will connect.
-func free(addr string) error {
-	l, err := net.Listen("tcp", addr)
+func free(ctx context.Context, addr string) error {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return problem.Wrap(err, problem.Conflict, "%s is in use: is another `parley dev` running? Give --port-base another number", addr)
 	}

@@ -109,7 +109,7 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 func again(ctx context.Context, do func() error) error {
 	for {
 		err := do()
-		switch controlplane.KindOf(err) { //nolint:exhaustive // the rest is final
+		switch controlplane.KindOf(err) {
 		case problem.Unavailable, problem.Unknown, problem.Moved, problem.Unauthentic:
 			// Unauthentic: the edge has not seen the signing key yet.
 		case problem.Conflict:

@@ -5,6 +5,7 @@
 package devcluster
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,8 +107,8 @@ type edgePlan struct {
 }
 
 // newPlan names the parts and gives them their ports, those people use first.
-func newPlan(c Config) (plan, error) {
-	ports, err := openPorts(c)
+func newPlan(ctx context.Context, c Config) (plan, error) {
+	ports, err := openPorts(ctx, c)
 	if err != nil {
 		return plan{}, err
 	}
@@ -151,6 +152,7 @@ func planCell(c Config, id string, ports *ports) cellPlan {
 
 // ports gives every part of the cluster an address that it keeps.
 type ports struct {
+	ctx   context.Context //nolint:containedctx // of the one plan that is made with it
 	file  string
 	next  int // 0 = any free one
 	taken map[string]int
@@ -159,8 +161,8 @@ type ports struct {
 
 const portsFile = "ports.json"
 
-func openPorts(c Config) (*ports, error) {
-	p := &ports{file: filepath.Join(c.Data, portsFile), next: c.PortBase, taken: map[string]int{}}
+func openPorts(ctx context.Context, c Config) (*ports, error) {
+	p := &ports{ctx: ctx, file: filepath.Join(c.Data, portsFile), next: c.PortBase, taken: map[string]int{}}
 	b, err := os.ReadFile(p.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
@@ -179,12 +181,12 @@ func (p *ports) udp(name string) string { return p.addr(name, freeUDP) }
 
 const loopback = "127.0.0.1"
 
-func (p *ports) addr(name string, free func() (int, error)) string {
+func (p *ports) addr(name string, free func(context.Context) (int, error)) string {
 	port, ok := p.taken[name]
 	for !ok {
 		if p.next > 0 {
 			port, p.next = p.next, p.next+1
-		} else if port, p.err = free(); p.err != nil {
+		} else if port, p.err = free(p.ctx); p.err != nil {
 			return ""
 		}
 		ok = !p.has(port)
@@ -213,8 +215,8 @@ func (p *ports) save() error {
 	return writeFile(p.file, b, 0o644)
 }
 
-func freeTCP() (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
+func freeTCP(ctx context.Context) (int, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(loopback, "0"))
 	if err != nil {
 		return 0, err
 	}
@@ -225,8 +227,8 @@ func freeTCP() (int, error) {
 	return addr.Port, nil
 }
 
-func freeUDP() (int, error) {
-	c, err := net.ListenPacket("udp", net.JoinHostPort(loopback, "0"))
+func freeUDP(ctx context.Context) (int, error) {
+	c, err := new(net.ListenConfig).ListenPacket(ctx, "udp", net.JoinHostPort(loopback, "0"))
 	if err != nil {
 		return 0, err
 	}

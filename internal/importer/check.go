@@ -89,18 +89,11 @@ func (im *Importer) checkTop(ctx context.Context, r Result, ch *slack.Channel, t
 			if n == len(top) {
 				return nil // people have gone on talking since the import
 			}
-			replies := threads[top[n]]
-			if err := im.same(r, m, ch.Messages[top[n]], topology.Seq(n+1), nil, replies); err != nil {
+			if err := im.checkMessage(ctx, r, m, ch.Messages[top[n]], topology.Seq(n+1), threads[top[n]]); err != nil {
 				return err
-			}
-			if len(replies) > 0 {
-				if err := im.checkThread(ctx, r, m, replies); err != nil {
-					return err
-				}
 			}
 			after = m.MessageID
 			n++
-			im.progress.done.Add(1 + int64(len(replies)))
 		}
 		if !page.HasMore {
 			break
@@ -110,6 +103,18 @@ func (im *Importer) checkTop(ctx context.Context, r Result, ch *slack.Channel, t
 		return differs("channel %s: ends after %d of %d top-level messages", r.Channel, n, len(top))
 	}
 	return nil
+}
+
+// checkMessage compares a top-level message and the thread under it.
+func (im *Importer) checkMessage(ctx context.Context, r Result, got chat.Message, want slack.Message, seq topology.Seq, replies []slack.Message) error {
+	if err := im.same(r, got, want, seq, nil, replies); err != nil {
+		return err
+	}
+	im.progress.done.Add(1 + int64(len(replies)))
+	if len(replies) == 0 {
+		return nil
+	}
+	return im.checkThread(ctx, r, got, replies)
 }
 
 func (im *Importer) checkThread(ctx context.Context, r Result, root chat.Message, want []slack.Message) error {

@@ -165,10 +165,10 @@ const (
 // fill puts the messages that are not in yet into a channel.
 func (im *Importer) fill(ctx context.Context, ch *slack.Channel, made chat.AdminChannel) error {
 	seqs := topSeqs(ch)
-	at := made.Imported
+	at := int(min(made.Imported, uint64(len(ch.Messages)))) //nolint:gosec // at most a length
 	im.progress.done.Add(int64(at))
-	for at < uint64(len(ch.Messages)) {
-		batch := chat.ImportRequest{From: at}
+	for at < len(ch.Messages) {
+		batch := chat.ImportRequest{From: uint64(at)}
 		size := 0
 		for _, m := range ch.Messages[at:] {
 			if size += len(m.Text); len(batch.Messages) == batchMax || (size > batchBytesMax && len(batch.Messages) > 0) {
@@ -184,7 +184,7 @@ func (im *Importer) fill(ctx context.Context, ch *slack.Channel, made chat.Admin
 		if err != nil {
 			return err
 		}
-		im.progress.done.Add(int64(next) - int64(at))
+		im.progress.done.Add(int64(next - at))
 		at = next
 	}
 	return nil
@@ -195,11 +195,11 @@ const unknownMax = 8
 
 // send sends a batch and returns how many messages are in afterwards. When the
 // outcome is unclear, the channel itself knows.
-func (im *Importer) send(ctx context.Context, made chat.AdminChannel, batch chat.ImportRequest) (uint64, error) {
+func (im *Importer) send(ctx context.Context, made chat.AdminChannel, batch chat.ImportRequest) (int, error) {
 	for range unknownMax {
 		done, err := im.client.Import(ctx, made.ID, batch)
 		if err == nil {
-			return done.Imported, nil
+			return int(done.Imported), nil //nolint:gosec // below the file's length
 		}
 		if !problem.Is(err, problem.Unknown) && !problem.Is(err, problem.Conflict) {
 			return 0, err
@@ -212,7 +212,7 @@ func (im *Importer) send(ctx context.Context, made chat.AdminChannel, batch chat
 			return 0, problem.New(problem.Conflict, "channel %s is no longer being imported: does another import run?", made.Name)
 		}
 		if now.Imported != batch.From {
-			return now.Imported, nil
+			return int(now.Imported), nil //nolint:gosec // as above
 		}
 	}
 	return 0, problem.New(problem.Unknown, "channel %s: the outcome of a batch stays unclear; run the same command again", made.Name)

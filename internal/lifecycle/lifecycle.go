@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -49,8 +50,8 @@ func Run(ctx context.Context, ready func(), drainMax time.Duration, log *slog.Lo
 		case err = <-failed:
 		}
 	}
-	for i := len(started) - 1; i >= 0; i-- {
-		err = errors.Join(err, stop(started[i], err == nil, drainMax, log))
+	for _, s := range slices.Backward(started) {
+		err = errors.Join(err, stop(s, err == nil, drainMax, log))
 	}
 	return err
 }

@@ -55,7 +55,7 @@ func TestRun_AFailureStopsTheOthersWithoutDrain(t *testing.T) {
 				boom := lifecycle.Part{Name: "boom", Run: func(_ context.Context, ready func()) error {
 					if when == "after ready" {
 						ready()
-						time.Sleep(time.Minute)
+						<-time.After(time.Minute)
 					}
 					return errors.New("disk on fire")
 				}}

@@ -31,7 +31,7 @@ func issue(t *testing.T, a *pki.Authority, role pki.Role) *pki.Bundle {
 }
 
 // handshake connects two configs over loopback and returns both sides' errors.
-func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, peer pki.Identity) {
+func handshake(t *testing.T, server, client *tls.Config) (peer pki.Identity, serverErr, clientErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,7 +64,8 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	if clientErr != nil {
 		_ = c.Close()
 	}
-	return <-accepted, clientErr, peer
+	serverErr = <-accepted
+	return peer, serverErr, clientErr
 }
 
 func TestMutualTLS_OnlyTheRolesExpected(t *testing.T) {
@@ -82,7 +83,7 @@ func TestMutualTLS_OnlyTheRolesExpected(t *testing.T) {
 		"client without certificate":  {gateway.Server(pki.RoleEdge), &tls.Config{RootCAs: gateway.CAPool(), ServerName: "localhost"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			serverErr, clientErr, peer := handshake(t, c.server, c.client)
+			peer, serverErr, clientErr := handshake(t, c.server, c.client)
 			if ok := serverErr == nil && clientErr == nil; ok != c.ok {
 				t.Fatalf("server: %v, client: %v; want success %t", serverErr, clientErr, c.ok)
 			}
@@ -106,7 +107,7 @@ func TestAuthority_IsFoundAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serverErr, clientErr, _ := handshake(t, issue(t, first, pki.RoleGateway).Server(pki.RoleEdge), issue(t, second, pki.RoleEdge).Client(pki.RoleGateway))
+	_, serverErr, clientErr := handshake(t, issue(t, first, pki.RoleGateway).Server(pki.RoleEdge), issue(t, second, pki.RoleEdge).Client(pki.RoleGateway))
 	if serverErr != nil || clientErr != nil {
 		t.Fatalf("server: %v, client: %v", serverErr, clientErr)
 	}

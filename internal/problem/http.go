@@ -27,8 +27,7 @@ func DocumentOf(err error) Document {
 		Type: "urn:parley:problem:" + string(k), Title: http.StatusText(k.Status()), Status: k.Status(),
 		Detail: Show(err), Kind: k,
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		d.Field = e.Field
 	}
 	switch k {
@@ -36,6 +35,7 @@ func DocumentOf(err error) Document {
 		d.Outcome = "not_done"
 	case Unknown:
 		d.Outcome = "unknown"
+	default: // the kind says it
 	}
 	return d
 }

@@ -121,8 +121,7 @@ func Is(err error, k Kind) bool { return err != nil && KindOf(err) == k }
 
 // Show is the message that is safe to show for err.
 func Show(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Msg
 	}
 	if KindOf(err) == Unavailable {

@@ -64,6 +64,7 @@ type cell struct {
 	roster   *roster.Roster
 	presence presence.Store
 	handler  http.Handler
+	gateways []*gateway.Gateway
 	parts    []lifecycle.Part
 }
 
@@ -198,10 +199,12 @@ func (w *cell) wireGateways() error {
 			return err
 		}
 		serve := &h3.Server{Addr: g.APIAddr, TLS: w.identity.Server(pki.RoleEdge, pki.RoleControl), Handler: w.handler, Log: w.log}
+		w.gateways = append(w.gateways, gw)
 		w.add(lifecycle.Part{Name: "gateway " + string(g.ID), Run: gw.Run, Drain: gw.Drain})
 		w.add(lifecycle.Part{Name: "api of " + string(g.ID), Run: serve.Run})
 		w.add(w.registerGateway(g))
 	}
+	w.add(lifecycle.Part{Name: "load report", Run: w.reportLoad})
 	return nil
 }
 

@@ -31,7 +31,7 @@ func incarnation(dir string, now time.Time) (topology.Incarnation, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, problem.Wrap(err, problem.Internal, "%s can't be read", file)
 	}
-	next := max(last+1, topology.Incarnation(now.UnixMilli())) //nolint:gosec // after 1970
+	next := max(last+1, topology.Incarnation(now.UnixMilli()))
 	if b, err = json.Marshal(next); err == nil {
 		err = os.WriteFile(file, b, 0o600)
 	}

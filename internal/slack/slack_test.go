@@ -14,7 +14,7 @@ import (
 	"parley/internal/slack"
 )
 
-var now = time.Unix(1_700_000_000, 0) //nolint:gochecknoglobals // a constant
+var now = time.Unix(1_700_000_000, 0)
 
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()

@@ -45,7 +45,7 @@ type (
 	// Token is a shard's owner number, counted in the message store. It says
 	// which process, and never leaves its store's cell.
 	Token uint64
-	// Rev numbers every change of a channel: 1, 2, 3 …
+	// Rev numbers every change of a channel: 1, 2, 3 ….
 	Rev uint64
 	// Seq numbers the top-level messages of a channel, or the replies of a
 	// thread: 1, 2, 3 …

@@ -48,7 +48,7 @@ type Message struct {
 	ThreadRoot  *topology.MessageID `json:"thread_root" doc:"the message replied to; null for a top-level message"`
 	ReplyCount  uint64              `json:"reply_count"`
 	LastReplyTS *Timestamp          `json:"last_reply_ts"`
-	ClientMsgID string              `json:"client_msg_id,omitempty"`
+	ClientMsgID string              `json:"client_msg_id"`
 }
 
 // PostRequest is the body of POST /api/v1/channels/{id}/messages.
