@@ -3,6 +3,7 @@ package chatui
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -19,18 +20,18 @@ const drainMax = 2 * time.Second
 
 // Plain posts every line of in and prints what is said, until in ends or ctx.
 func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
-	r, old, err := open(ctx, cfg)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	r, old, err := open(ctx, g, cfg)
 	if err != nil {
-		return err
+		cancel()
+		return errors.Join(err, g.Wait())
 	}
 	fmt.Fprintln(out, r.title())
 	for _, l := range old {
 		show(out, l)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.stream.Run(ctx) })
 	g.Go(func() error {
 		for e := range r.stream.Events() {
 			if l, ok := r.take(e); ok {

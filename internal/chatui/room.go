@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 
+	"golang.org/x/sync/errgroup"
+
 	"parley/client"
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -48,8 +50,9 @@ type line struct {
 	Mine            bool
 }
 
-// open finds the channel and loads names and the newest messages.
-func open(ctx context.Context, cfg Config) (*room, []line, error) {
+// open finds the channel, connects (g runs the stream), and loads names and the
+// newest messages.
+func open(ctx context.Context, g *errgroup.Group, cfg Config) (*room, []line, error) {
 	r := &room{api: cfg.Clients[0], names: map[topology.UserID]string{}, messages: map[topology.MessageID]bool{}}
 	var err error
 	if r.me, err = r.api.Me(ctx); err != nil {
@@ -66,9 +69,15 @@ func open(ctx context.Context, cfg Config) (*room, []line, error) {
 			return nil, nil, err
 		}
 	}
-	// The stream starts before the page is read, so that nothing falls between.
+	// The stream is connected before the page is read, so that nothing falls between.
 	if r.stream, err = client.NewStream(cfg.Clients, nil, cfg.Log); err != nil {
 		return nil, nil, err
+	}
+	g.Go(func() error { return r.stream.Run(ctx) })
+	select {
+	case <-r.stream.Events(): // the hello
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
 	}
 	page, err := r.api.Before(ctx, r.channel.ID, "", historyShown)
 	if err != nil {

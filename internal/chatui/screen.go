@@ -2,6 +2,7 @@ package chatui
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"time"
@@ -56,12 +57,14 @@ type (
 
 // Screen runs on a terminal until the user leaves (Ctrl-C or Esc) or ctx ends.
 func Screen(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
-	r, old, err := open(ctx, cfg)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	r, old, err := open(ctx, g, cfg)
+	if err != nil {
+		cancel()
+		return errors.Join(err, g.Wait())
+	}
 	m := &screen{ctx: ctx, room: r, style: newStyles(), pane: viewport.New(), input: textinput.New()}
 	m.pane.SoftWrap = true
 	m.input.Placeholder = "write to #" + r.channel.Name
@@ -70,12 +73,8 @@ func Screen(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error 
 		m.add(l)
 	}
 	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out))
-	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer p.Quit()
-		return r.stream.Run(ctx)
-	})
-	g.Go(func() error {
+		defer p.Quit() // the token was refused
 		for e := range r.stream.Events() {
 			p.Send(eventMsg(e))
 		}
