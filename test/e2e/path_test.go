@@ -27,6 +27,8 @@ func TestWholePath(t *testing.T) {
 	t.Run("dev.json", func(t *testing.T) { checkInfo(t, d) })
 	t.Run("two regions talk", func(t *testing.T) { checkTalk(t, d) })
 	t.Run("resume is exact", func(t *testing.T) { checkResume(t, d) })
+	t.Run("sockets", func(t *testing.T) { checkSocket(t, d) })
+	t.Run("ways to connect", func(t *testing.T) { checkConnect(t, d) })
 	t.Run("a retry is safe", func(t *testing.T) { checkRetry(t, d) })
 	t.Run("threads", func(t *testing.T) { checkThreads(t, d) })
 	t.Run("unread and mentions", func(t *testing.T) { checkUnread(t, d) })
