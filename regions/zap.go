@@ -9,7 +9,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// slogCore hands etcd's warnings and errors to slog; the rest is noise.
+// slogCore hands etcd's warnings and errors to slog, a step milder: they are about
+// a development server. The rest is noise.
 type slogCore struct {
 	log    *slog.Logger
 	fields []zapcore.Field
@@ -41,9 +42,9 @@ func (c *slogCore) Write(e zapcore.Entry, fs []zapcore.Field) error {
 	for _, f := range fs {
 		f.AddTo(enc)
 	}
-	level := slog.LevelWarn
+	level := slog.LevelInfo
 	if e.Level > zapcore.WarnLevel {
-		level = slog.LevelError
+		level = slog.LevelWarn
 	}
 	attrs := make([]slog.Attr, 0, len(enc.Fields)+1)
 	attrs = append(attrs, slog.String("said", e.Message))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"os"
@@ -43,10 +44,12 @@ func devCommand() *cobra.Command {
 			defer func() { _ = os.RemoveAll(dir) }() // what can't be removed is the system's to clean
 			c.Data = filepath.Join(dir, "data")
 		}
-		log, err := newLog(cmd.ErrOrStderr(), *level)
+		log, at, err := newLog(cmd.ErrOrStderr(), *level)
 		if err != nil {
 			return err
 		}
+		// Parts that stop complain about those that have; nobody needs to know.
+		defer context.AfterFunc(cmd.Context(), func() { at.Set(max(at.Level(), slog.LevelError)) })()
 		return devcluster.Run(cmd.Context(), c, log, func(info devcluster.Info) { info.Print(cmd.OutOrStdout(), c.Data) })
 	}
 	return cmd
@@ -60,10 +63,10 @@ func regionNames(rs []topology.RegionID) []string {
 	return out
 }
 
-func newLog(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usage("--log: must be debug, info, warn or error, not %q", level)
+func newLog(w io.Writer, level string) (*slog.Logger, *slog.LevelVar, error) {
+	at := new(slog.LevelVar)
+	if err := at.UnmarshalText([]byte(level)); err != nil {
+		return nil, nil, usage("--log: must be debug, info, warn or error, not %q", level)
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: at})), at, nil
 }

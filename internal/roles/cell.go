@@ -70,7 +70,7 @@ type cell struct {
 
 // RunCell runs a cell until ctx ends.
 func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err error) {
-	w := &cell{Cell: c, log: log.With("cell", string(c.ID), "region", string(c.Region)), metrics: prometheus.NewRegistry()}
+	w := &cell{Cell: c, log: log.With("cell", string(c.ID)), metrics: prometheus.NewRegistry()}
 	if err := makeDir(c.Dir); err != nil {
 		return err
 	}

@@ -30,7 +30,6 @@ type Edge struct {
 
 // RunEdge runs an edge until ctx ends.
 func RunEdge(ctx context.Context, ready func(), c Edge, log *slog.Logger) error {
-	log = log.With("edge", string(c.ID), "region", string(c.Region))
 	if err := makeDir(c.Dir); err != nil {
 		return err
 	}
@@ -43,7 +42,7 @@ func RunEdge(ctx context.Context, ready func(), c Edge, log *slog.Logger) error 
 		return err
 	}
 	registry, err := regions.Open(regions.Config{
-		Region: c.Region, Endpoints: c.Etcd, TLS: identity.Client(pki.RoleEtcd), Dir: c.Dir, Log: log,
+		Region: c.Region, Endpoints: c.Etcd, TLS: identity.Client(pki.RoleEtcd), Dir: c.Dir, Log: log.With("edge", string(c.ID)),
 	})
 	if err != nil {
 		return err
