@@ -105,7 +105,7 @@ func Handler(d Deps) http.Handler {
 	documentEdge(doc)
 
 	root := http.NewServeMux()
-	root.Handle("/api/v1/", a.identify(public))
+	root.Handle("/api/v1/", a.identify(documented(public)))
 	root.HandleFunc("GET /api/v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		b, err := doc.OpenAPI().MarshalJSON()
@@ -121,6 +121,41 @@ func Handler(d Deps) http.Handler {
 	})
 	return a.bounded(root)
 }
+
+// documented answers what the mux does not know with problem documents.
+func documented(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		said := refusal{header: http.Header{}}
+		h.ServeHTTP(&said, r)
+		if said.status == http.StatusMethodNotAllowed {
+			allow := said.header.Get("Allow")
+			w.Header().Set("Allow", allow)
+			problem.Write(w, problem.New(problem.Method, "%s takes %s, not %s", r.URL.Path, allow, r.Method))
+			return
+		}
+		problem.Write(w, problem.New(problem.NotFound, "no such path: %s", r.URL.Path))
+	})
+}
+
+// refusal notes the status and the header of the mux's own answer.
+type refusal struct {
+	header http.Header
+	status int
+}
+
+// Header implements http.ResponseWriter.
+func (s *refusal) Header() http.Header { return s.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *refusal) WriteHeader(status int) { s.status = status }
+
+// Write implements http.ResponseWriter.
+func (s *refusal) Write(b []byte) (int, error) { return len(b), nil }
 
 // bounded gives every request a deadline and turns a defect into a 500.
 func (a *API) bounded(next http.Handler) http.Handler {

@@ -57,7 +57,7 @@ type Head struct {
 // Servers is how the rest of a cell reaches the owner of a channel, whichever
 // channel server that is: it finds the owner, waits (within ctx) while there is
 // none, and repeats what is safe to repeat. Errors have the kinds Invalid, Denied,
-// NotFound, Conflict, TooLarge, Full, Unavailable (not done) and Unknown.
+// NotFound, Conflict, Full, Unavailable (not done) and Unknown.
 type Servers interface {
 	// Post commits a message. The same key by the same author in the same
 	// channel gives the first message back; with another body it is a Conflict.

@@ -78,7 +78,7 @@ func checkText(field, text string) error {
 		return problem.Field(field, "must have at least one character")
 	}
 	if n := utf8.RuneCountInString(text); n > chat.TextRunesMax {
-		return &problem.Error{Kind: problem.TooLarge, Field: field, Msg: field + ": has more than 40,000 characters; split the message"}
+		return problem.Field(field, "has more than 40,000 characters; split the message")
 	}
 	return nil
 }

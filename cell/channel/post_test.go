@@ -70,7 +70,7 @@ func TestPost_WhatIsRefused(t *testing.T) {
 	}{
 		{"no text", channel.Post{Channel: ref, Author: "U1"}, problem.Invalid, "text"},
 		{"bad UTF-8", channel.Post{Channel: ref, Author: "U1", Text: "\xff"}, problem.Invalid, "text"},
-		{"too long", channel.Post{Channel: ref, Author: "U1", Text: strings.Repeat("é", 40_001)}, problem.TooLarge, "text"},
+		{"too long", channel.Post{Channel: ref, Author: "U1", Text: strings.Repeat("é", 40_001)}, problem.Invalid, "text"},
 		{"long key", channel.Post{Channel: ref, Author: "U1", Text: "x", Key: strings.Repeat("k", 129)}, problem.Invalid, "client_msg_id"},
 		{"control in key", channel.Post{Channel: ref, Author: "U1", Text: "x", Key: "\x1fcreate"}, problem.Invalid, "client_msg_id"},
 		{"not a member", channel.Post{Channel: ref, Author: "U9", Text: "x"}, problem.Denied, ""},

@@ -34,6 +34,7 @@ const (
 	Full        Kind = "full"         // 507: the disk is nearly full
 	Unsupported Kind = "unsupported"  // 501: version or feature this peer lacks
 	Precond     Kind = "precondition" // 412: the version named is not the present one
+	Method      Kind = "method"       // 405: the path has other methods
 )
 
 var statuses = map[Kind]int{ //nolint:gochecknoglobals // a constant table
@@ -41,7 +42,7 @@ var statuses = map[Kind]int{ //nolint:gochecknoglobals // a constant table
 	NotFound: http.StatusNotFound, Conflict: http.StatusConflict, TooLarge: http.StatusRequestEntityTooLarge,
 	Exhausted: http.StatusTooManyRequests, Moved: http.StatusMisdirectedRequest,
 	Unavailable: http.StatusServiceUnavailable, Unknown: http.StatusServiceUnavailable,
-	Full: http.StatusInsufficientStorage, Unsupported: http.StatusNotImplemented, Precond: http.StatusPreconditionFailed,
+	Method: http.StatusMethodNotAllowed, Full: http.StatusInsufficientStorage, Unsupported: http.StatusNotImplemented, Precond: http.StatusPreconditionFailed,
 }
 
 // Status is the kind's HTTP status; 500 for one that should not have left.
