@@ -58,7 +58,7 @@ func (n *Node) newAPI() *api {
 func (a *api) run(ctx context.Context, listening func()) error {
 	tlsConfig := a.n.deps.Identity.Public()
 	tlsConfig.ClientAuth, tlsConfig.ClientCAs = tls.VerifyClientCertIfGiven, a.n.deps.Identity.CAPool()
-	l, err := net.Listen("tcp", a.n.cfg.APIAddr)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.n.cfg.APIAddr)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", a.n.cfg.APIAddr)
 	}
@@ -225,8 +225,7 @@ func connectError(err error) error {
 	if err == nil {
 		return nil
 	}
-	var already *connect.Error
-	if errors.As(err, &already) {
+	if _, ok := errors.AsType[*connect.Error](err); ok {
 		return err
 	}
 	e := connect.NewError(code(problem.KindOf(err)), errors.New(problem.Show(err)))
@@ -239,7 +238,7 @@ func connectError(err error) error {
 }
 
 func code(k problem.Kind) connect.Code {
-	switch k { //nolint:exhaustive // the rest is internal
+	switch k {
 	case problem.Invalid, problem.TooLarge:
 		return connect.CodeInvalidArgument
 	case problem.Unauthentic:

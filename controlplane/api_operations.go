@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"connectrpc.com/connect"
@@ -213,8 +214,7 @@ func (a *api) ListAudit(_ context.Context, r *connect.Request[controlv1.ListAudi
 	}
 	out := &controlv1.ListAuditResponse{}
 	a.n.fsm.read(func(s *state.State) {
-		for i := len(s.Audits) - 1; i >= 0; i-- {
-			e := s.Audits[i]
+		for _, e := range slices.Backward(s.Audits) {
 			if e.Index >= before {
 				continue
 			}

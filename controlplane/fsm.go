@@ -17,7 +17,6 @@ type change struct {
 	index        uint64
 	kind, id     string
 	action       string
-	object       string
 	nothingKnown bool // a restore: anything may have changed
 }
 
@@ -77,6 +76,8 @@ func (f *fsm) note(c change) {
 }
 
 // Snapshot implements raft.FSM.
+//
+//nolint:ireturn // Raft asks for it
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()

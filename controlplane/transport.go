@@ -56,5 +56,5 @@ func (s sink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	case level == hclog.Warn:
 		at = slog.LevelInfo
 	}
-	s.log.Log(context.Background(), at, msg, append([]any{"part", name}, args...)...)
+	s.log.Log(context.Background(), at, "raft says", append([]any{"part", name, "said", msg}, args...)...)
 }

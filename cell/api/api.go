@@ -193,9 +193,6 @@ func route[I, O any](a *API, doc huma.API, method, path, id, summary string, sta
 	})
 }
 
-// none is the answer without a body.
-type none struct{}
-
 // body is an answer with one.
 type body[T any] struct{ Body T }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"parley/internal/pki"
@@ -99,10 +100,8 @@ func requireRole(r *http.Request, roles ...pki.Role) error {
 	if err != nil {
 		return problem.Wrap(err, problem.Unauthentic, "the client certificate names no Parley role")
 	}
-	for _, role := range roles {
-		if id.Role == role {
-			return nil
-		}
+	if slices.Contains(roles, id.Role) {
+		return nil
 	}
 	return problem.New(problem.Denied, "role %s may not ask this", id.Role)
 }

@@ -95,12 +95,12 @@ func (d *Directory) ChannelByName(ctx context.Context, p topology.Place, name st
 // ListChannels pages, by name, the channels that a user may see: public ones and
 // the user's own; all for an admin. Channels being imported are nobody's.
 func (d *Directory) ListChannels(ctx context.Context, p topology.Place, u topology.UserID, admin bool, after string, limit int) ([]Channel, error) {
-	return many(scanChannel)(d.read.QueryContext(ctx,
+	return many(ctx, d.read, scanChannel,
 		`SELECT `+channelColumns+` FROM channels c WHERE workspace = $1 AND generation = $2 AND name > $3 AND importing = 0
 		 AND (private = 0 OR $4 = 1 OR EXISTS (SELECT 1 FROM members m
 		      WHERE m.workspace = c.workspace AND m.generation = c.generation AND m.channel = c.id AND m.member = $5))
 		 ORDER BY name LIMIT $6`,
-		p.Workspace, p.Generation, after, flag(admin), u, min(limit, pageMax)))
+		p.Workspace, p.Generation, after, flag(admin), u, min(limit, pageMax))
 }
 
 // FinishImport shows an imported channel; one that is shown stays so.

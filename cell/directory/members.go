@@ -161,15 +161,15 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 
 // OutboxPending are entries that are not done, oldest first.
 func (d *Directory) OutboxPending(ctx context.Context, limit int) ([]Entry, error) {
-	return many(scanEntry)(d.read.QueryContext(ctx, `SELECT `+entryColumns+` FROM outbox ORDER BY id LIMIT $1`, min(limit, pageMax)))
+	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox ORDER BY id LIMIT $1`, min(limit, pageMax))
 }
 
 // OutboxOf are a channel's entries up to one, oldest first: what has to be done
 // before it, and itself unless it is done.
 func (d *Directory) OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]Entry, error) {
-	return many(scanEntry)(d.read.QueryContext(ctx, `SELECT `+entryColumns+` FROM outbox
+	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox
 		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND id <= $4 ORDER BY id LIMIT $5`,
-		p.Workspace, p.Generation, ch, upTo, min(limit, pageMax)))
+		p.Workspace, p.Generation, ch, upTo, min(limit, pageMax))
 }
 
 const entryColumns = `id, workspace, generation, channel, kind, author, subjects, at`
@@ -225,9 +225,9 @@ func scanMembership(s scanner) (m Membership, err error) {
 
 // ChannelsOf are all of a user's memberships, by channel.
 func (d *Directory) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
-	return many(scanMembership)(d.read.QueryContext(ctx,
+	return many(ctx, d.read, scanMembership,
 		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND member = $3 ORDER BY channel LIMIT $4`,
-		p.Workspace, p.Generation, u, pageMax))
+		p.Workspace, p.Generation, u, pageMax)
 }
 
 // Member is a user's membership of a channel; false without one.
@@ -244,9 +244,9 @@ func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.Ch
 // Members pages a channel's members by id.
 func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error) {
 	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
-	return many(scan)(d.read.QueryContext(ctx,
+	return many(ctx, d.read, scan,
 		`SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member > $4 ORDER BY member LIMIT $5`,
-		p.Workspace, p.Generation, ch, after, min(limit, pageMax)))
+		p.Workspace, p.Generation, ch, after, min(limit, pageMax))
 }
 
 // MemberCount is how many members a channel has.

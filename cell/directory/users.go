@@ -73,9 +73,9 @@ func (d *Directory) User(ctx context.Context, p topology.Place, u topology.UserI
 
 // Users pages the people by id.
 func (d *Directory) Users(ctx context.Context, p topology.Place, after topology.UserID, limit int) ([]User, error) {
-	return many(scanUser)(d.read.QueryContext(ctx,
+	return many(ctx, d.read, scanUser,
 		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND id > $3 ORDER BY id LIMIT $4`,
-		p.Workspace, p.Generation, after, min(limit, pageMax)))
+		p.Workspace, p.Generation, after, min(limit, pageMax))
 }
 
 // namesMax bounds one question for names: those of one message.
@@ -90,8 +90,8 @@ func (d *Directory) UsersByName(ctx context.Context, p topology.Place, names []s
 	}
 	args := []any{p.Workspace, p.Generation}
 	marks := placeholders(&args, names)
-	us, err := many(scanUser)(d.read.QueryContext(ctx,
-		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND (name IN (`+marks+`) OR id IN (`+marks+`))`, args...))
+	us, err := many(ctx, d.read, scanUser,
+		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND (name IN (`+marks+`) OR id IN (`+marks+`))`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +115,8 @@ func (d *Directory) URevs(ctx context.Context, p topology.Place, us []topology.U
 		us = us[len(part):]
 		args := []any{p.Workspace, p.Generation}
 		marks := placeholders(&args, part)
-		rows, err := many(scan)(d.read.QueryContext(ctx,
-			`SELECT id, urev FROM users WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`)`, args...))
+		rows, err := many(ctx, d.read, scan,
+			`SELECT id, urev FROM users WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`)`, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -133,10 +133,10 @@ func (d *Directory) UserChanges(ctx context.Context, p topology.Place, u topolog
 		err = s.Scan(&c.URev, &c.Kind, &c.Channel, &c.By, &c.At)
 		return c, err
 	}
-	return many(scan)(d.read.QueryContext(ctx,
+	return many(ctx, d.read, scan,
 		`SELECT urev, kind, channel, author, at FROM user_changes
 		 WHERE workspace = $1 AND generation = $2 AND member = $3 AND urev > $4 ORDER BY urev LIMIT $5`,
-		p.Workspace, p.Generation, u, after, min(limit, pageMax)))
+		p.Workspace, p.Generation, u, after, min(limit, pageMax))
 }
 
 // placeholders adds values to args and returns "$n, $n+1, …" for them.

@@ -62,8 +62,8 @@ func (d *Directory) Workspace(ctx context.Context, ws topology.WorkspaceID) (Wor
 
 // Workspaces pages the rows by id.
 func (d *Directory) Workspaces(ctx context.Context, after topology.WorkspaceID, limit int) ([]Workspace, error) {
-	return many(scanWorkspace)(d.read.QueryContext(ctx,
-		`SELECT `+workspaceColumns+` FROM workspaces WHERE id > $1 ORDER BY id LIMIT $2`, after, min(limit, pageMax)))
+	return many(ctx, d.read, scanWorkspace,
+		`SELECT `+workspaceColumns+` FROM workspaces WHERE id > $1 ORDER BY id LIMIT $2`, after, min(limit, pageMax))
 }
 
 // one scans a row, or says NotFound.
@@ -76,20 +76,19 @@ func one[T any](scan func(scanner) (T, error), none string, row *sql.Row) (T, er
 }
 
 // many scans all rows of a query.
-func many[T any](scan func(scanner) (T, error)) func(*sql.Rows, error) ([]T, error) {
-	return func(rows *sql.Rows, err error) ([]T, error) {
+func many[T any](ctx context.Context, db *sql.DB, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, failed(err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what went wrong
+	var out []T
+	for rows.Next() {
+		v, err := scan(rows)
 		if err != nil {
 			return nil, failed(err)
 		}
-		defer func() { _ = rows.Close() }() // Err tells what went wrong
-		var out []T
-		for rows.Next() {
-			v, err := scan(rows)
-			if err != nil {
-				return nil, failed(err)
-			}
-			out = append(out, v)
-		}
-		return out, failed(rows.Err())
+		out = append(out, v)
 	}
+	return out, failed(rows.Err())
 }

@@ -172,6 +172,7 @@ func (f *follower) part(s *session) bool {
 	}
 	s.peer.send(f.lane, frame.Leave{Group: gr.id, Rev: f.rev, Sessions: []topology.SessionID{s.open.Session}})
 	f.remove(s, gr)
+	s.endedAt(f.ref.Channel, f.rev)
 	s.give(f)
 	return true
 }

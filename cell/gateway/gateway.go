@@ -15,7 +15,7 @@
 //	G4 Live events wait for no edge: a link that doesn't take them is closed. Catch-up
 //	   waits while much is pending on its lane.
 //
-// Lock order: a follower's mu, then the gateway's, then a user's, then a
+// Lock order: a turn on a link's lane, then a follower's mu, then the gateway's, then a user's, then a
 // session's, then a peer's. The followers' roll and presence are locked alone.
 package gateway
 
@@ -172,18 +172,19 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		deps.Now = time.Now
 	}
 	g := &Gateway{
-		cfg: cfg, deps: deps, log: deps.Log.With("gateway", string(cfg.ID)), metrics: newMetrics(deps.Metrics),
+		cfg: cfg, deps: deps, log: deps.Log.With("gateway", string(cfg.ID)),
 		opening: make(chan struct{}, cfg.OpeningMax), reading: make(chan struct{}, readsMax),
 		peers: map[*peer]struct{}{}, users: map[topology.UserID][]*user{}, unsettled: map[*user]struct{}{},
 		left: make(chan struct{}),
 	}
 	g.pages.init(cfg.CatchUpBytes)
 	g.presence.init()
-	var err error
+	var err, unmeasured error
+	g.metrics, unmeasured = newMetrics(deps.Metrics)
 	g.links, err = link.NewServer(link.ServerConfig{
 		Addr: cfg.Listen, TLS: deps.TLS, Accept: g.accept, Log: g.log, ResetKey: cfg.ResetKey, Liveness: cfg.Liveness,
 	})
-	return g, errors.Join(append(faults, err)...)
+	return g, errors.Join(append(faults, err, unmeasured)...)
 }
 
 // LinkAddr is where edges connect, with the port that was got. It waits until Run
@@ -265,9 +266,7 @@ func (g *Gateway) Connections() int {
 //
 //nolint:ireturn // link asks for its Handler
 func (g *Gateway) accept(h frame.Hello, _ pki.Identity) (frame.Welcome, link.Handler, error) {
-	p := &peer{
-		g: g, edge: h.Edge, run: h.Incarnation, sessions: map[topology.SessionID]*session{}, moved: map[topology.WorkspaceID]uint64{},
-	}
+	p := newPeer(g, h)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped {
@@ -278,8 +277,14 @@ func (g *Gateway) accept(h frame.Hello, _ pki.Identity) (frame.Welcome, link.Han
 			old.end(problem.New(problem.Conflict, "a later run of the edge has connected"))
 		}
 	}
-	g.peers[p] = struct{}{}
 	return frame.Welcome{Gateway: g.cfg.ID, Cell: g.cfg.Cell, Incarnation: g.cfg.Incarnation}, p, nil
+}
+
+// add notes a link that works.
+func (g *Gateway) add(p *peer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.peers[p] = struct{}{}
 }
 
 func (g *Gateway) allPeers() []*peer {

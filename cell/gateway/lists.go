@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"slices"
+	"time"
 
 	"parley/cell/directory"
 	"parley/internal/problem"
@@ -115,45 +116,76 @@ func (g *Gateway) gain(ctx context.Context, u *user, ss []*session, m directory.
 		if !s.claim(f) {
 			continue
 		}
+		if s.isOver(m.Channel, m.JoinedRev) { // asked after the claim: nobody else ends it now
+			s.give(f)
+			continue
+		}
 		joined, err := s.subscribe(place{f: f, member: m, checked: m.JoinedRev, cursor: m.JoinedRev - 1})
 		s.settle(f, joined, err)
 	}
 }
 
-// lose takes a session out of a channel that its user is no longer in, if the
-// channel's own change has not done so: it may come much later, or have been met
-// before the session was in.
+// loseGrace is how long a session may stay in a channel that its user has left by
+// the directory, but not yet by the channel's log: what comes meanwhile is from
+// before the leaving. It is as long as the directory's answers may be old elsewhere.
+const loseGrace = 2 * time.Second
+
+// lose takes a session out of a channel that its user is no longer in. Mostly the
+// channel's own change does so. This is for one that comes much later, or was
+// met before the session was in.
 func (g *Gateway) lose(ctx context.Context, u *user, s *session, f *follower) {
-	release, ok := g.slot(ctx)
-	if !ok {
+	if !s.startLosing(f.ref.Channel) {
+		return // another is at it
+	}
+	defer s.endLosing(f.ref.Channel)
+	if !wait(ctx, loseGrace) || s.followed(f.ref.Channel) != f {
 		return
 	}
-	defer release()
-	err := func() error {
-		heads, err := g.heads(ctx, []*follower{f})
-		if err != nil {
-			return err
-		}
-		f.repair(heads[0].Rev)
-		if _, err := f.reach(s.ctx, heads[0].Rev); err != nil {
-			return err
-		}
-		_, member, err := s.membership(f.ref.Channel)
-		if err != nil || member {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if s.followed(f.ref.Channel) == f && !f.part(s) {
-			return problem.New(problem.Unavailable, "the session is still being caught up")
-		}
-		return nil
-	}()
-	if err != nil && s.ctx.Err() == nil {
+	if err := g.part(ctx, s, f); err != nil && s.ctx.Err() == nil {
 		g.log.Warn("a lost channel is looked at again", "channel", string(f.ref.Channel), "err", err)
 		g.unsettle(u)
 	}
 	s.peer.flush()
+}
+
+func (g *Gateway) part(ctx context.Context, s *session, f *follower) error {
+	heads, err := g.heads(ctx, []*follower{f})
+	if err != nil {
+		return err
+	}
+	f.repair(heads[0].Rev)
+	if _, err := f.reach(s.ctx, heads[0].Rev); err != nil {
+		return err
+	}
+	_, member, err := s.membership(f.ref.Channel)
+	if err != nil || member {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.followed(f.ref.Channel) == f && !f.part(s) {
+		return problem.New(problem.Unavailable, "the session is still being caught up")
+	}
+	return nil
+}
+
+func (s *session) startLosing(ch topology.ChannelID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.losing[ch] {
+		return false
+	}
+	if s.losing == nil {
+		s.losing = map[topology.ChannelID]bool{}
+	}
+	s.losing[ch] = true
+	return true
+}
+
+func (s *session) endLosing(ch topology.ChannelID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.losing, ch)
 }
 
 func (s *session) isLive() bool {

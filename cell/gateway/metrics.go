@@ -1,6 +1,10 @@
 package gateway
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	sessions prometheus.Gauge
@@ -12,7 +16,7 @@ type metrics struct {
 	lost     prometheus.Counter
 }
 
-func newMetrics(to prometheus.Registerer) *metrics {
+func newMetrics(to prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "parley", Subsystem: "gateway", Name: name, Help: help})
 	}
@@ -25,8 +29,12 @@ func newMetrics(to prometheus.Registerer) *metrics {
 		resets:   counter("resets_total", "Sessions told to load a channel afresh."),
 		lost:     counter("router_lost_total", "Times that the router lost messages."),
 	}
-	if to != nil {
-		to.MustRegister(m.sessions, m.frames, m.caughtUp, m.posts, m.repairs, m.resets, m.lost)
+	if to == nil {
+		return m, nil
 	}
-	return m
+	var faults []error
+	for _, c := range []prometheus.Collector{m.sessions, m.frames, m.caughtUp, m.posts, m.repairs, m.resets, m.lost} {
+		faults = append(faults, to.Register(c))
+	}
+	return m, errors.Join(faults...)
 }

@@ -18,14 +18,25 @@ type peer struct {
 	g      *Gateway
 	edge   topology.EdgeID
 	run    topology.Incarnation
-	conn   atomic.Pointer[link.Conn] // set by the first Frames
-	groups atomic.Uint64             // ids given out
-	opens  atomic.Uint64             // sessions opened, ever
+	conn   atomic.Pointer[link.Conn]      // set by the first Frames
+	groups atomic.Uint64                  // ids given out
+	opens  atomic.Uint64                  // sessions opened, ever
+	turns  [frame.Lanes + 1]chan struct{} // each holds who adds catch-up to a lane
 
 	mu       sync.Mutex
 	sessions map[topology.SessionID]*session
 	moved    map[topology.WorkspaceID]uint64 // opens when the edge was last told so
 	dead     bool
+}
+
+func newPeer(g *Gateway, h frame.Hello) *peer {
+	p := &peer{
+		g: g, edge: h.Edge, run: h.Incarnation, sessions: map[topology.SessionID]*session{}, moved: map[topology.WorkspaceID]uint64{},
+	}
+	for i := range p.turns {
+		p.turns[i] = make(chan struct{}, 1)
+	}
+	return p
 }
 
 // end closes the link, if it has begun; else it ends by its own liveness.
@@ -47,7 +58,22 @@ const (
 	roomLook     = 5 * time.Millisecond
 )
 
-// room waits until a lane can take more catch-up (G4).
+// enter waits until a lane can take more catch-up, and keeps others from adding
+// theirs until release (G4). It comes before a follower's mu in the lock order.
+func (p *peer) enter(ctx context.Context, lane int) (release func(), err error) {
+	turn := p.turns[lane]
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := p.room(ctx, lane); err != nil {
+		<-turn
+		return nil, err
+	}
+	return func() { <-turn }, nil
+}
+
 func (p *peer) room(ctx context.Context, lane int) error {
 	c := p.conn.Load()
 	if c == nil || c.Pending(lane) < roomBytesMax {
@@ -113,8 +139,11 @@ func (p *peer) find(id topology.SessionID) *session {
 // Frames implements link.Handler. It never blocks: what takes time runs in work
 // of the session's.
 func (p *peer) Frames(c *link.Conn, lane int, fs []frame.Frame) {
-	if p.conn.Swap(c) == nil && p.g.isDraining() {
-		p.askToLeave()
+	if p.conn.Swap(c) == nil {
+		p.g.add(p)
+		if p.g.isDraining() {
+			p.askToLeave()
+		}
 	}
 	for _, f := range fs {
 		if !p.take(f) {

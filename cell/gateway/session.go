@@ -36,7 +36,9 @@ type session struct {
 	urev    topology.URev
 	follows map[topology.ChannelID]*follower // joined, or on the way
 	posts   map[topology.ChannelID][]frame.Post
-	waiting int // requests without an answer
+	ended   map[topology.ChannelID]topology.Rev // where following a channel ended, if it did
+	losing  map[topology.ChannelID]bool         // those that are waited out: see lose
+	waiting int                                 // requests without an answer
 }
 
 // cursorsMax bounds a session's cursors, over all its resume frames.
@@ -322,6 +324,24 @@ func (s *session) claim(f *follower) bool {
 	s.follows[f.ref.Channel] = f
 	f.hold()
 	return true
+}
+
+// endedAt notes that the user's leaving ended the following of a channel at a rev.
+func (s *session) endedAt(ch topology.ChannelID, rev topology.Rev) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = map[topology.ChannelID]topology.Rev{}
+	}
+	s.ended[ch] = max(s.ended[ch], rev)
+}
+
+// isOver reports whether a joining is from before such an end: who acts on it is
+// late, and what came after it was given already.
+func (s *session) isOver(ch topology.ChannelID, joined topology.Rev) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return joined <= s.ended[ch]
 }
 
 // give ends what claim began.

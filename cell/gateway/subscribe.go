@@ -144,25 +144,11 @@ const (
 // walk gives the session what lies between c and the follower's rev, and joins it.
 func (f *follower) walk(s *session, m directory.Membership, c topology.Rev, resumed bool) (joined bool, err error) {
 	for turn := 0; ; turn++ {
-		if err := s.peer.room(s.ctx, f.lane); err != nil {
-			return false, err
+		end, near, err := f.seam(s, m, c, resumed, turn > seamTurnsMax)
+		if err != nil || end != further {
+			return end == joinedNow, err
 		}
-		f.mu.Lock()
-		near, ok := f.since(c)
-		if ok && (sizeOf(near) <= seamBytesMax || turn > seamTurnsMax) {
-			left := s.deliver(f, near, m)
-			if !left {
-				joined = f.join(s, resumed)
-			}
-			f.mu.Unlock()
-			if left {
-				f.g.syncUser(s.user) // the user may be in it again since
-			}
-			return joined, nil
-		}
-		near = slices.Clone(near)
-		f.mu.Unlock()
-		if !ok {
+		if len(near) == 0 {
 			near, err = f.g.page(s.ctx, f.ref, c)
 		}
 		switch {
@@ -173,13 +159,60 @@ func (f *follower) walk(s *session, m directory.Membership, c topology.Rev, resu
 		case len(near) == 0:
 			return false, problem.New(problem.Unavailable, "the log does not reach rev %d yet", c+1)
 		}
-		if s.deliver(f, near, m) {
-			f.g.syncUser(s.user) // as above
-			return false, nil
+		near = upTo(near, f.at())
+		left, err := s.deliverSlowly(f, near, m)
+		if left {
+			f.g.syncUser(s.user) // the user may be in it again since
+		}
+		if left || err != nil {
+			return false, err
 		}
 		c = near[len(near)-1].rev
-		s.peer.flush()
 	}
+}
+
+// How an attempt to join ended.
+type seamEnd int
+
+const (
+	further   seamEnd = iota // there is more to send before
+	joinedNow                // the session is in its group
+	not                      // the session has ended, or its user has left
+)
+
+// seam joins a session that has had everything up to c, with the last few events
+// before the join: the follower stands still meanwhile, so nothing falls between
+// (G1). If there are more than a few, unless final says to take them all, it
+// returns those that are at hand.
+func (f *follower) seam(s *session, m directory.Membership, c topology.Rev, resumed, final bool) (seamEnd, []event, error) {
+	release, err := s.peer.enter(s.ctx, f.lane)
+	if err != nil {
+		return not, nil, err
+	}
+	defer release()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	near, ok := f.since(c)
+	switch {
+	case !ok || (sizeOf(near) > seamBytesMax && !final):
+		return further, slices.Clone(near), nil
+	case s.deliver(f, near, m) < len(near):
+		f.g.syncUser(s.user) // as in walk
+		return not, nil, nil
+	case !f.join(s, resumed):
+		return not, nil, nil
+	}
+	return joinedNow, nil, nil
+}
+
+// upTo is the events up to rev: the log may be ahead of the follower, and a
+// session must not be. One at least is, if the session is not at rev.
+func upTo(es []event, rev topology.Rev) []event {
+	n := len(es)
+	for n > 1 && es[n-1].rev > rev {
+		n--
+	}
+	return es[:n]
 }
 
 func sizeOf(es []event) int {
@@ -190,17 +223,42 @@ func sizeOf(es []event) int {
 	return n
 }
 
-// deliver sends catch-up. left says that the user left the channel at the last
-// one that was sent, and has not joined since as far as m knows.
-func (s *session) deliver(f *follower, es []event, m directory.Membership) (left bool) {
-	for _, e := range es {
+// deliver sends catch-up and returns how many it sent. Fewer than all says that
+// the user left the channel at the last one, and has not joined since as far as
+// m knows.
+func (s *session) deliver(f *follower, es []event, m directory.Membership) int {
+	for i, e := range es {
 		s.send(frame.SessionFrame{Channel: f.ref.Channel, From: e.rev, To: e.rev, Payload: e.payload})
 		f.g.metrics.caughtUp.Inc()
 		if e.rev > m.JoinedRev && slices.Contains(e.left, s.open.User) {
-			return true
+			s.endedAt(f.ref.Channel, e.rev)
+			return i
 		}
 	}
-	return false
+	return len(es)
+}
+
+// deliverSlowly is deliver at the pace of the link.
+func (s *session) deliverSlowly(f *follower, es []event, m directory.Membership) (left bool, err error) {
+	for len(es) > 0 {
+		n, bytes := 0, 0
+		for n < len(es) && (n == 0 || bytes+len(es[n].payload) <= seamBytesMax) {
+			bytes += len(es[n].payload)
+			n++
+		}
+		release, err := s.peer.enter(s.ctx, f.lane)
+		if err != nil {
+			return false, err
+		}
+		sent := s.deliver(f, es[:n], m)
+		release()
+		if sent < n {
+			return true, nil
+		}
+		es = es[n:]
+		s.peer.flush()
+	}
+	return false, nil
 }
 
 // reset tells the session to load the channel afresh; it goes on after rev.

@@ -261,11 +261,16 @@ func (s *session) sendStates() error {
 		s.g.wakeUser(s.user, func() { s.user.allReads = true })
 		return nil
 	}
-	for _, st := range states {
-		if err := s.peer.room(s.ctx, s.lane); err != nil {
+	for part := range slices.Chunk(states, readsPendingMax) {
+		release, err := s.peer.enter(s.ctx, s.lane)
+		if err != nil {
 			return err
 		}
-		s.send(frame.SessionFrame{Payload: readStateEvent(st)})
+		for _, st := range part {
+			s.send(frame.SessionFrame{Payload: readStateEvent(st)})
+		}
+		release()
+		s.peer.flush()
 	}
 	return nil
 }

@@ -69,7 +69,8 @@ func DecodeBeacons(b []byte) ([]Beacon, error) {
 	out := make([]Beacon, 0, n)
 	for range n {
 		x := Beacon{
-			Shard: topology.Shard(d.count(topology.Shards - 1)), Token: topology.Token(d.number()),
+			Shard: topology.Shard(d.count(topology.Shards - 1)), //nolint:gosec // below Shards
+			Token: topology.Token(d.number()),
 			Owner: topology.ServerID(d.bytes(idBytesMax)), Number: d.number(),
 		}
 		for range d.count(headsMax) {

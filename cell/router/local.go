@@ -2,6 +2,7 @@ package router
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 )
 
@@ -138,7 +139,7 @@ func (a *attachment) Follow(topic string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A new slice each time: Publish reads the old one under its read lock only.
-	s.topics[topic] = append(s.topics[topic][:len(s.topics[topic]):len(s.topics[topic])], a)
+	s.topics[topic] = append(slices.Clip(s.topics[topic]), a)
 }
 
 // Unfollow ends a Follow; what is queued may still be delivered.

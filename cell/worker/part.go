@@ -41,7 +41,7 @@ func (p *part) consume(ctx context.Context) {
 			break
 		}
 		p.w.retries.Add(1)
-		wait := pause/2 + rand.N(pause/2) //nolint:gosec // spreads retries, keeps no secret
+		wait := pause/2 + rand.N(pause/2)
 		p.w.deps.Log.Warn("events not handled; trying again", "shard", p.id, "err", err, "dur", wait)
 		sleep(ctx, wait)
 		pause = min(2*pause, p.w.cfg.RetryMax)

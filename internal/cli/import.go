@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,12 +69,12 @@ func showResults(cmd *cobra.Command, results []importer.Result, done string, too
 	t := table{head: []string{"CHANNEL", "ID", "MESSAGES", "THREADS", "REPLIES", "MEMBERS"}}
 	var sum importer.Result
 	for _, r := range results {
-		t.add(r.Channel, string(r.ID), fmt.Sprint(r.Messages), fmt.Sprint(r.Threads), fmt.Sprint(r.Replies), fmt.Sprint(r.Members))
+		t.add(r.Channel, string(r.ID), strconv.Itoa(r.Messages), strconv.Itoa(r.Threads), strconv.Itoa(r.Replies), strconv.Itoa(r.Members))
 		sum.Messages += r.Messages
 		sum.Threads += r.Threads
 		sum.Replies += r.Replies
 	}
-	t.add("all", "", fmt.Sprint(sum.Messages), fmt.Sprint(sum.Threads), fmt.Sprint(sum.Replies), "")
+	t.add("all", "", strconv.Itoa(sum.Messages), strconv.Itoa(sum.Threads), strconv.Itoa(sum.Replies), "")
 	fmt.Fprintf(cmd.ErrOrStderr(), "%d messages %s in %s\n", sum.Messages, done, took.Round(100*time.Millisecond))
 	return showJSON(cmd, results, t)
 }

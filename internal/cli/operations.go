@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -90,20 +91,8 @@ func snapshotRestore() *cobra.Command {
 		}
 		defer func() { _ = f.Close() }() // it was only read
 		stream := c.RestoreSnapshot(cmd.Context())
-		buf := make([]byte, 1<<20)
-		for {
-			n, err := f.Read(buf)
-			if n > 0 {
-				if err := stream.Send(&controlv1.RestoreSnapshotRequest{Data: buf[:n]}); err != nil && !errors.Is(err, io.EOF) {
-					return err
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return err
-			}
+		if err := sendAll(stream, f); err != nil {
+			return err
 		}
 		r, err := stream.CloseAndReceive()
 		if err != nil {
@@ -113,6 +102,29 @@ func snapshotRestore() *cobra.Command {
 		return show(cmd, r.Msg, table{})
 	})
 	return cmd
+}
+
+// sendAll sends a file in pieces. A server that ends the call early says why in
+// its answer.
+func sendAll(to *connect.ClientStreamForClient[controlv1.RestoreSnapshotRequest, controlv1.RestoreSnapshotResponse], f io.Reader) error {
+	buf := make([]byte, 1<<20)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			switch sent := to.Send(&controlv1.RestoreSnapshotRequest{Data: buf[:n]}); {
+			case errors.Is(sent, io.EOF):
+				return nil
+			case sent != nil:
+				return sent
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
 
 func tokenCommand() *cobra.Command {
@@ -184,7 +196,7 @@ func statusCommand() *cobra.Command {
 			published = append(published, fmt.Sprintf("%s@%d", region, r.Msg.GetPublished()[region]))
 		}
 		t := table{head: []string{"NODE", "ROLE", "LEADER", "APPLIED", "PUBLISHED"}}
-		t.add(r.Msg.GetNode(), r.Msg.GetRole(), orDash(r.Msg.GetLeader()), fmt.Sprint(r.Msg.GetAppliedIndex()), orDash(strings.Join(published, " ")))
+		t.add(r.Msg.GetNode(), r.Msg.GetRole(), orDash(r.Msg.GetLeader()), strconv.FormatUint(r.Msg.GetAppliedIndex(), 10), orDash(strings.Join(published, " ")))
 		return show(cmd, r.Msg, t)
 	})}
 }

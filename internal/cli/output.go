@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -63,7 +64,7 @@ func showJSON(cmd *cobra.Command, v any, t table) error {
 	return t.print(cmd)
 }
 
-func (t table) print(cmd *cobra.Command) error {
+func (t *table) print(cmd *cobra.Command) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 	if len(t.head) > 0 {
 		fmt.Fprintln(w, strings.Join(t.head, "\t"))
@@ -92,5 +93,5 @@ func limit(n int64) string {
 	if n == 0 {
 		return "no limit"
 	}
-	return fmt.Sprint(n)
+	return strconv.FormatInt(n, 10)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -117,7 +118,7 @@ func regionCommand() *cobra.Command {
 func regionTable(rows ...*controlv1.Region) table {
 	t := table{head: []string{"REGION", "ETCD", "CREATED", "VERSION"}}
 	for _, r := range rows {
-		t.add(r.GetId(), strings.Join(r.GetEtcdEndpoints(), ","), when(r.GetCreatedUs()), fmt.Sprint(r.GetVersion()))
+		t.add(r.GetId(), strings.Join(r.GetEtcdEndpoints(), ","), when(r.GetCreatedUs()), strconv.FormatUint(r.GetVersion(), 10))
 	}
 	return t
 }
@@ -184,9 +185,9 @@ func cellTable(rows ...*controlv1.Cell) table {
 	for _, c := range rows {
 		conns, posts, at := "-", "-", "silent"
 		if l := c.GetLoad(); l != nil {
-			conns, posts, at = fmt.Sprint(l.GetConnections()), fmt.Sprintf("%.1f", l.GetPostsPerS()), when(l.GetReportedUs())
+			conns, posts, at = strconv.FormatInt(l.GetConnections(), 10), fmt.Sprintf("%.1f", l.GetPostsPerS()), when(l.GetReportedUs())
 		}
-		t.add(c.GetId(), c.GetRegion(), c.GetState(), fmt.Sprint(c.GetWorkspaces()), limit(c.GetCapacity().GetWorkspaces()), conns, posts, at, fmt.Sprint(c.GetVersion()))
+		t.add(c.GetId(), c.GetRegion(), c.GetState(), strconv.FormatInt(c.GetWorkspaces(), 10), limit(c.GetCapacity().GetWorkspaces()), conns, posts, at, strconv.FormatUint(c.GetVersion(), 10))
 	}
 	return t
 }
@@ -277,8 +278,8 @@ func waitActive(ctx context.Context, c controlv1connect.ControlServiceClient, id
 func workspaceTable(rows ...*controlv1.Workspace) table {
 	t := table{head: []string{"ID", "SLUG", "NAME", "HOME", "CELL", "EPOCH", "STATE", "PIN", "CREATED", "VERSION"}}
 	for _, w := range rows {
-		t.add(w.GetId(), w.GetSlug(), w.GetName(), w.GetHomeRegion(), w.GetCell(), fmt.Sprint(w.GetEpoch()), w.GetState(),
-			orDash(w.GetPin()), when(w.GetCreatedUs()), fmt.Sprint(w.GetVersion()))
+		t.add(w.GetId(), w.GetSlug(), w.GetName(), w.GetHomeRegion(), w.GetCell(), strconv.FormatUint(w.GetEpoch(), 10), w.GetState(),
+			orDash(w.GetPin()), when(w.GetCreatedUs()), strconv.FormatUint(w.GetVersion(), 10))
 	}
 	return t
 }

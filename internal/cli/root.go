@@ -92,7 +92,7 @@ func exitCode(err error) int {
 	case errors.As(err, &u):
 		return ExitUsage
 	}
-	switch controlplane.KindOf(err) { //nolint:exhaustive // the rest is a failure
+	switch controlplane.KindOf(err) {
 	case problem.NotFound:
 		return ExitNotFound
 	case problem.Conflict, problem.Precond:

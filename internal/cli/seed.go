@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,7 +79,7 @@ func seedCommand() *cobra.Command {
 		out.Workspace = topology.WorkspaceID(ws.GetId())
 		t := table{head: []string{"CHANNEL", "ID", "MEMBERS"}}
 		for _, ch := range out.Channels {
-			t.add(ch.Name, string(ch.ID), fmt.Sprint(len(ch.Members)))
+			t.add(ch.Name, string(ch.ID), strconv.Itoa(len(ch.Members)))
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d users and %d channels; their tokens: -o json\n", len(out.Users), len(out.Channels))
 		return showJSON(cmd, out, t)

@@ -25,7 +25,7 @@ import (
 const (
 	envDev     = "PARLEY_DEV"
 	envControl = "PARLEY_CONTROL"
-	envToken   = "PARLEY_TOKEN"
+	envToken   = "PARLEY_TOKEN" //nolint:gosec // the variable's name, not its value
 	envCA      = "PARLEY_CA"
 	envEdge    = "PARLEY_EDGE"
 )
@@ -69,7 +69,7 @@ func sessionOf(cmd *cobra.Command) (*session, error) {
 	}
 	if urls := setting(cmd, "edge", envEdge); urls != "" {
 		s.info.Edges = nil
-		for _, u := range strings.Split(urls, ",") {
+		for u := range strings.SplitSeq(urls, ",") {
 			s.info.Edges = append(s.info.Edges, devcluster.EdgeInfo{URL: u})
 		}
 	}
@@ -106,6 +106,8 @@ func setting(cmd *cobra.Command, flag, env string) string {
 const callMax = 30 * time.Second
 
 // control is a client of the control plane that asks one node after the other.
+//
+//nolint:ireturn // what connect generates is an interface
 func (s *session) control() (controlv1connect.ControlServiceClient, error) {
 	if len(s.info.Control) == 0 {
 		return nil, usage("--control: no control plane is known; start `parley dev`, or give its URLs")
@@ -240,16 +242,14 @@ func issue(ctx context.Context, c controlv1connect.ControlServiceClient, workspa
 
 // explain is an error as people read it.
 func explain(err error) string {
-	var call *connect.Error
-	if errors.As(err, &call) {
+	if call, ok := errors.AsType[*connect.Error](err); ok {
 		kind := controlplane.KindOf(err)
 		if call.Meta().Get(controlplane.HeaderKind) == "" && kind == problem.Unavailable {
 			return "no control-plane node answers: " + call.Message()
 		}
 		return call.Message()
 	}
-	var p *problem.Error
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*problem.Error](err); ok {
 		return p.Msg
 	}
 	return err.Error()

@@ -18,6 +18,7 @@ type Harness struct {
 
 // Run runs one subtest per clause of the contract.
 func Run(t *testing.T, h Harness) {
+	t.Helper()
 	acme, other := topology.Place{Workspace: "W1", Generation: 1}, topology.Place{Workspace: "W1", Generation: 2}
 	set := func(t *testing.T, s presence.Store, g topology.GatewayID, cs ...presence.Change) {
 		t.Helper()
