@@ -123,8 +123,11 @@ func Handler(d Deps) http.Handler {
 }
 
 // documented answers what the mux does not know with problem documents.
+// Every body is taken for JSON, whatever its type says: curl's default is a form,
+// and a body that is no JSON is told so.
 func documented(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("Content-Type", "application/json")
 		h, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)

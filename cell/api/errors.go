@@ -33,6 +33,9 @@ func documentOf(status int, msg string, errs []error) *problem.Document {
 			continue
 		}
 		d.Field = fieldOf(detail.Location)
+		if name, ok := missing(detail.Message); ok {
+			d.Field, detail.Message = name, "is missing"
+		}
 		d.Detail = msg + ": " + detail.Message
 		if d.Field != "" {
 			d.Detail = d.Field + ": " + detail.Message
@@ -49,6 +52,15 @@ func fieldOf(location string) string {
 		return ""
 	}
 	return field
+}
+
+// missing is the name of the field that huma says is not there.
+func missing(message string) (string, bool) {
+	name, ok := strings.CutPrefix(message, "expected required property ")
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(name, " to be present")
 }
 
 // failure is err as huma writes it.

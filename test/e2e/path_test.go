@@ -483,6 +483,8 @@ func checkErrors(t *testing.T, d *dev) {
 	}{
 		"no text":         {"POST", messages, `{"text":""}`, 400},
 		"no JSON":         {"POST", messages, `{`, 400},
+		"a form":          {"POST", messages, `text=hello`, 400},
+		"text is missing": {"POST", messages, `{}`, 400},
 		"wrong type":      {"POST", messages, `{"text":7}`, 400},
 		"too long":        {"POST", messages, `{"text":"` + strings.Repeat("x", 40_001) + `"}`, 400},
 		"too large":       {"POST", messages, `{"text":"` + strings.Repeat("x", 600<<10) + `"}`, 413},
