@@ -4,10 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"time"
 
@@ -37,32 +36,46 @@ const (
 // Limits of the API.
 const (
 	messageBytesMax = 4 << 20
+	headerBytesMax  = 64 << 10
 	headerMax       = 5 * time.Second
+	stallMax        = 30 * time.Second // how long a peer may neither send nor take a byte that is due
+	pingAfter       = 15 * time.Second
+	idleMax         = 2 * time.Minute
 	stopMax         = 3 * time.Second
 )
 
 // api serves the operators' API.
 type api struct {
-	n      *Node
-	errors *connect.ErrorWriter
-	proxy  http.RoundTripper
+	n        *Node
+	errors   *connect.ErrorWriter
+	proxy    *http.Transport
+	stopping chan struct{} // closed when the server is to end: streams have to
 }
 
 func (n *Node) newAPI() *api {
 	return &api{
-		n: n, errors: connect.NewErrorWriter(),
-		proxy: &http.Transport{TLSClientConfig: n.deps.Identity.Client(pki.RoleControl), ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16},
+		n: n, errors: connect.NewErrorWriter(), stopping: make(chan struct{}),
+		proxy: &http.Transport{
+			TLSClientConfig: n.deps.Identity.Client(pki.RoleControl), ForceAttemptHTTP2: true,
+			DialContext: (&net.Dialer{Timeout: headerMax}).DialContext, TLSHandshakeTimeout: headerMax, IdleConnTimeout: idleMax,
+			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter}, // finds a leader whose host is gone
+		},
 	}
 }
 
 func (a *api) run(ctx context.Context, listening func()) error {
+	defer a.proxy.CloseIdleConnections()
 	tlsConfig := a.n.deps.Identity.Public()
 	tlsConfig.ClientAuth, tlsConfig.ClientCAs = tls.VerifyClientCertIfGiven, a.n.deps.Identity.CAPool()
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.n.cfg.APIAddr)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", a.n.cfg.APIAddr)
 	}
-	srv := &http.Server{Handler: a.handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: headerMax, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{
+		Handler: a.handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: headerMax, IdleTimeout: idleMax, MaxHeaderBytes: headerBytesMax,
+		HTTP2:    &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter}, // ends the watches of hosts that are gone
+		ErrorLog: slog.NewLogLogger(a.n.log.Handler(), slog.LevelDebug),                 // strangers' faults
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.ServeTLS(l, "", "") }()
 	listening()
@@ -71,6 +84,7 @@ func (a *api) run(ctx context.Context, listening func()) error {
 		return err
 	case <-ctx.Done():
 	}
+	close(a.stopping)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopMax)
 	defer cancel()
 	if err := srv.Shutdown(stop); err != nil {
@@ -85,8 +99,10 @@ func (a *api) run(ctx context.Context, listening func()) error {
 func (a *api) handler() http.Handler {
 	mux := http.NewServeMux()
 	path, service := controlv1connect.NewControlServiceHandler(a,
-		connect.WithInterceptors(problems{}), connect.WithReadMaxBytes(messageBytesMax), connect.WithSendMaxBytes(messageBytesMax))
-	mux.Handle(path, a.identify(a.toLeader(service)))
+		connect.WithInterceptors(problems{a.n.log}), connect.WithReadMaxBytes(messageBytesMax), connect.WithSendMaxBytes(messageBytesMax))
+	// The leader knows all tokens, a follower perhaps not yet the newest: who answers
+	// a call looks who makes it.
+	mux.Handle(path, a.toLeader(a.identify(service)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if _, id := a.n.raft.LeaderWithID(); id == "" {
@@ -100,7 +116,7 @@ func (a *api) handler() http.Handler {
 		registry = prometheus.NewRegistry()
 	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	return mux
+	return unhurried(mux)
 }
 
 type byKey struct{}
@@ -114,15 +130,15 @@ func whoAsks(ctx context.Context) by {
 func (a *api) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		var name string
+		var who state.OperatorToken
 		if ok {
-			a.n.fsm.read(func(s *state.State) { name, ok = s.Operator(secret) })
+			a.n.fsm.read(func(s *state.State) { who, ok = s.Operator(secret) })
 		}
 		if !ok {
 			a.refuse(w, r, problem.New(problem.Unauthentic, "an operator token is needed: Authorization: Bearer …"))
 			return
 		}
-		ctx := context.WithValue(r.Context(), byKey{}, by{actor: name, from: from(r)})
+		ctx := context.WithValue(r.Context(), byKey{}, by{actor: who.Name, from: from(r), token: who.ID})
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -135,63 +151,6 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	problem.Write(w, err)
 }
 
-// from is the caller's address; a node's word counts for what it passed on.
-func from(r *http.Request) string {
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		if id, err := pki.PeerIdentity(*r.TLS); err == nil && id.Role == pki.RoleControl {
-			return r.Header.Get(headerFrom)
-		}
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
-// toLeader passes on to the leader what this node can't answer itself.
-func (a *api) toLeader(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a.answersItself(r) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		_, id := a.n.raft.LeaderWithID()
-		if string(id) == a.n.cfg.ID {
-			next.ServeHTTP(w, r)
-			return
-		}
-		p, ok := a.n.cfg.peer(string(id))
-		target, err := url.Parse(p.APIURL)
-		passedOn := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
-		if !ok || err != nil || passedOn {
-			a.refuse(w, r, problem.New(problem.Unavailable, "there is no leader now; try again"))
-			return
-		}
-		proxy := httputil.ReverseProxy{
-			Transport: a.proxy, FlushInterval: -1,
-			Rewrite: func(p *httputil.ProxyRequest) {
-				p.SetURL(target)
-				p.Out.Header.Set(headerFrom, from(p.In))
-			},
-			ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-				a.refuse(w, r, problem.Wrap(err, problem.Unknown, "the leader did not answer; look whether the change is there"))
-			},
-		}
-		proxy.ServeHTTP(w, r)
-	})
-}
-
-// answersItself reports whether a call needs no leader.
-func (a *api) answersItself(r *http.Request) bool {
-	switch r.URL.Path {
-	case controlv1connect.ControlServiceGetStatusProcedure, controlv1connect.ControlServiceWatchProcedure,
-		controlv1connect.ControlServiceListPeersProcedure:
-		return true
-	}
-	return r.Header.Get(HeaderConsistency) == "stale"
-}
-
 // fresh makes reads linearizable, unless the caller asked for less.
 func (a *api) fresh(h http.Header) error {
 	if h.Get(HeaderConsistency) == "stale" {
@@ -200,25 +159,36 @@ func (a *api) fresh(h http.Header) error {
 	return a.n.linearizable()
 }
 
-// problems gives every error of a call connect's form.
-type problems struct{}
+// problems gives every error of a call connect's form, and logs what only we can
+// mend.
+type problems struct{ log *slog.Logger }
 
 // WrapUnary implements connect.Interceptor.
-func (problems) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+func (p problems) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		res, err := next(ctx, r)
-		return res, connectError(err)
+		return res, p.answer(r.Spec().Procedure, err)
 	}
 }
 
 // WrapStreamingClient implements connect.Interceptor.
-func (problems) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+func (p problems) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return next
 }
 
 // WrapStreamingHandler implements connect.Interceptor.
-func (problems) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return func(ctx context.Context, c connect.StreamingHandlerConn) error { return connectError(next(ctx, c)) }
+func (p problems) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		return p.answer(c.Spec().Procedure, next(ctx, c))
+	}
+}
+
+func (p problems) answer(procedure string, err error) error {
+	_, known := errors.AsType[*connect.Error](err)
+	if err != nil && !known && problem.Is(err, problem.Internal) {
+		p.log.Error("a call failed", "call", procedure, "err", err)
+	}
+	return connectError(err)
 }
 
 func connectError(err error) error {

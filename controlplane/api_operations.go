@@ -2,10 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"errors"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -21,8 +17,10 @@ import (
 // GetStatus implements the service.
 func (a *api) GetStatus(context.Context, *connect.Request[controlv1.GetStatusRequest]) (*connect.Response[controlv1.GetStatusResponse], error) {
 	_, leader := a.n.raft.LeaderWithID()
+	var applied uint64 // Raft's own index is ahead of the state, and a watch from there would miss something
+	a.n.fsm.read(func(s *state.State) { applied = s.Index })
 	return connect.NewResponse(&controlv1.GetStatusResponse{
-		Node: a.n.cfg.ID, Leader: string(leader), Role: a.n.raft.State().String(), AppliedIndex: a.n.raft.AppliedIndex(),
+		Node: a.n.cfg.ID, Leader: string(leader), Role: a.n.raft.State().String(), AppliedIndex: applied,
 		Published: a.n.lead.publishedIndexes(),
 	}), nil
 }
@@ -54,10 +52,15 @@ func tokenProto(t state.OperatorToken) *controlv1.OperatorToken {
 func (a *api) CreateOperatorToken(ctx context.Context, r *connect.Request[controlv1.CreateOperatorTokenRequest]) (*connect.Response[controlv1.CreateOperatorTokenResponse], error) {
 	secret := newSecret()
 	t := state.OperatorToken{ID: ids.New(ids.Operator), Name: r.Msg.GetName(), Hash: state.HashSecret(secret)}
-	done, err := a.change(ctx, r.Msg.GetMutation(), state.CreateToken, t)
+	done, err := a.create(ctx, r.Msg.GetMutation(), state.CreateToken, t)
 	if err != nil {
 		return nil, err
 	}
+	a.n.fsm.read(func(s *state.State) {
+		if stored, ok := s.Tokens[t.ID]; ok {
+			t = stored
+		}
+	})
 	if r.Msg.GetMutation().GetDryRun() {
 		secret = ""
 	}
@@ -94,10 +97,11 @@ func (a *api) ListPeers(context.Context, *connect.Request[controlv1.ListPeersReq
 // TransferLeader implements the service.
 func (a *api) TransferLeader(ctx context.Context, r *connect.Request[controlv1.TransferLeaderRequest]) (*connect.Response[controlv1.TransferLeaderResponse], error) {
 	to := r.Msg.GetTo()
-	if to != "" {
-		if _, ok := a.n.cfg.peer(to); !ok {
-			return nil, problem.New(problem.NotFound, "there is no node %q", to)
-		}
+	if to == a.n.cfg.ID {
+		return nil, problem.New(problem.Conflict, "node %s leads already", to)
+	}
+	if _, ok := a.n.cfg.peer(to); to != "" && !ok {
+		return nil, problem.New(problem.NotFound, "there is no node %.80q", to)
 	}
 	if _, _, err := a.n.propose(state.Note, whoAsks(ctx), state.NoteBody{Action: "raft.transfer_leader", Object: to}); err != nil {
 		return nil, err
@@ -112,89 +116,19 @@ func (a *api) TransferLeader(ctx context.Context, r *connect.Request[controlv1.T
 	if err := f.Error(); err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "leadership was not handed over: %v", err)
 	}
-	_, id := a.n.raft.LeaderWithID()
-	return connect.NewResponse(&controlv1.TransferLeaderResponse{Leader: string(id)}), nil
+	return connect.NewResponse(&controlv1.TransferLeaderResponse{Leader: a.newLeader(ctx)}), nil
 }
 
-// chunk is how much of a snapshot goes in one message.
-const chunk = 1 << 20
-
-// SaveSnapshot implements the service: the state as of now, in pieces.
-func (a *api) SaveSnapshot(ctx context.Context, _ *connect.Request[controlv1.SaveSnapshotRequest], to *connect.ServerStream[controlv1.SaveSnapshotResponse]) error {
-	if err := a.n.linearizable(); err != nil {
-		return err
-	}
-	if _, _, err := a.n.propose(state.Note, whoAsks(ctx), state.NoteBody{Action: "raft.snapshot_save"}); err != nil {
-		return err
-	}
-	var s *state.State
-	a.n.fsm.read(func(now *state.State) { s = now.Clone() })
-	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(s.Write(w)) }() // never fails
-	defer func() { _ = r.Close() }()                 // ends the writer
-	buf := make([]byte, chunk)
+// newLeader waits a little for the one that was elected in this node's place.
+func (a *api) newLeader(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*a.n.cfg.Election)
+	defer cancel()
 	for {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 {
-			if err := to.Send(&controlv1.SaveSnapshotResponse{Data: buf[:n]}); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return nil
-		case err != nil:
-			return err
+		_, id := a.n.raft.LeaderWithID()
+		if (id != "" && string(id) != a.n.cfg.ID) || !pause(ctx, a.n.cfg.Election/20) {
+			return string(id)
 		}
 	}
-}
-
-// snapshotBytesMax bounds a snapshot that is handed in: a million workspaces have
-// about 400 MB.
-const snapshotBytesMax = 2 << 30
-
-// RestoreSnapshot implements the service: all nodes go back to a snapshot.
-func (a *api) RestoreSnapshot(ctx context.Context, from *connect.ClientStream[controlv1.RestoreSnapshotRequest]) (_ *connect.Response[controlv1.RestoreSnapshotResponse], err error) {
-	f, err := os.CreateTemp(a.n.cfg.Dir, "restore-*")
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Internal, "the snapshot can't be stored")
-	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(filepath.Clean(f.Name()))) }()
-	size := int64(0)
-	for from.Receive() {
-		n, err := f.Write(from.Msg().GetData())
-		if size += int64(n); err == nil && size > snapshotBytesMax {
-			err = problem.New(problem.TooLarge, "the snapshot has more than %d bytes", int64(snapshotBytesMax))
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := from.Err(); err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	s, err := state.Read(f) // before the others see it
-	if err != nil {
-		return nil, err
-	}
-	if !s.Initialised() {
-		return nil, problem.New(problem.Invalid, "the snapshot is of a control plane that was never started")
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Size: size, Index: a.n.raft.LastIndex(), Term: 1}
-	if err := a.n.raft.Restore(meta, f, 2*ioMax); err != nil {
-		return nil, problem.Wrap(err, problem.Unknown, "the snapshot was not restored: %v", err)
-	}
-	audit, index, err := a.n.propose(state.Note, whoAsks(ctx), state.NoteBody{Action: "raft.snapshot_restore"})
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&controlv1.RestoreSnapshotResponse{Done: &controlv1.Done{AuditId: audit, Index: index}}), nil
 }
 
 // ListAudit implements the service.
@@ -232,14 +166,25 @@ func (a *api) ListAudit(_ context.Context, r *connect.Request[controlv1.ListAudi
 
 // Watch implements the service.
 func (a *api) Watch(ctx context.Context, r *connect.Request[controlv1.WatchRequest], to *connect.ServerStream[controlv1.WatchResponse]) error {
-	at := r.Msg.GetAfterIndex()
+	if err := to.Send(nil); err != nil { // the headers: callers wait for them, and the first change may be far off
+		return err
+	}
+	at, token := r.Msg.GetAfterIndex(), whoAsks(ctx).token
 	for {
+		known := false
+		a.n.fsm.read(func(s *state.State) { _, known = s.Tokens[token] })
+		if !known {
+			return problem.New(problem.Unauthentic, "the operator token was revoked")
+		}
 		changes, grown, ok := a.n.fsm.after(at)
 		if !ok {
 			return problem.New(problem.Precond, "what changed after index %d is no longer known: list again, then watch", at)
 		}
 		for _, c := range changes {
 			at = c.index
+			if c.kind == "init" || c.kind == "signing_key" {
+				continue
+			}
 			err := to.Send(&controlv1.WatchResponse{Index: c.index, Kind: c.kind, Id: c.id, Action: c.action})
 			if err != nil {
 				return err
@@ -247,6 +192,8 @@ func (a *api) Watch(ctx context.Context, r *connect.Request[controlv1.WatchReque
 		}
 		select {
 		case <-grown:
+		case <-a.stopping:
+			return problem.New(problem.Unavailable, "this node stops; watch at another from index %d on", at)
 		case <-ctx.Done():
 			return nil
 		}

@@ -12,7 +12,15 @@ import (
 	"parley/regions"
 )
 
-// change carries out a mutation, or only tries it: plan is the state after it.
+// create carries out the mutation that makes an object.
+func (a *api) create(ctx context.Context, m *controlv1.Mutation, t state.Type, body any) (*controlv1.Done, error) {
+	if m.GetExpectedVersion() != 0 {
+		return nil, problem.Field("mutation.expected_version", "must be 0: what is to be created has no version yet")
+	}
+	return a.change(ctx, m, t, body)
+}
+
+// change carries out a mutation, or only tries it on a copy of the state.
 func (a *api) change(ctx context.Context, m *controlv1.Mutation, t state.Type, body any) (*controlv1.Done, error) {
 	if m.GetDryRun() {
 		if err := a.n.linearizable(); err != nil {
@@ -81,7 +89,7 @@ func (a *api) region(id string) (row state.Region, err error) {
 func (a *api) CreateRegion(ctx context.Context, r *connect.Request[controlv1.CreateRegionRequest]) (*connect.Response[controlv1.CreateRegionResponse], error) {
 	in := r.Msg.GetRegion()
 	row := state.Region{ID: in.GetId(), Etcd: in.GetEtcdEndpoints()}
-	done, err := a.change(ctx, r.Msg.GetMutation(), state.CreateRegion, row)
+	done, err := a.create(ctx, r.Msg.GetMutation(), state.CreateRegion, row)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +166,7 @@ func (a *api) CreateCell(ctx context.Context, r *connect.Request[controlv1.Creat
 	row := state.Cell{ID: in.GetId(), Region: in.GetRegion(), State: state.CellActive, Capacity: state.Capacity{
 		Workspaces: in.GetCapacity().GetWorkspaces(), Connections: in.GetCapacity().GetConnections(), PostsPerS: in.GetCapacity().GetPostsPerS(),
 	}}
-	done, err := a.change(ctx, r.Msg.GetMutation(), state.CreateCell, row)
+	done, err := a.create(ctx, r.Msg.GetMutation(), state.CreateCell, row)
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,10 @@ func (a *api) GetWorkspace(_ context.Context, r *connect.Request[controlv1.GetWo
 	return connect.NewResponse(&controlv1.GetWorkspaceResponse{Workspace: workspaceProto(row)}), nil
 }
 
+// placeTries is how often a workspace's place is chosen anew because others were
+// placed meanwhile.
+const placeTries = 5
+
 // CreateWorkspace implements the service.
 func (a *api) CreateWorkspace(ctx context.Context, r *connect.Request[controlv1.CreateWorkspaceRequest]) (*connect.Response[controlv1.CreateWorkspaceResponse], error) {
 	if err := a.n.linearizable(); err != nil {
@@ -75,14 +79,21 @@ func (a *api) CreateWorkspace(ctx context.Context, r *connect.Request[controlv1.
 	if _, err := a.region(row.HomeRegion); err != nil {
 		return nil, problem.Field("workspace.home_region", "there is no region %q", row.HomeRegion)
 	}
-	decision := a.decide(row)
-	if decision.Cell == "" {
-		return nil, problem.New(problem.Conflict, "no cell may take the workspace:\n%s", decision.Why())
-	}
-	row.Cell = string(decision.Cell)
-	done, err := a.change(ctx, r.Msg.GetMutation(), state.CreateWorkspace, row)
-	if err != nil {
-		return nil, err
+	var decision placement.Decision
+	var done *controlv1.Done
+	for try := 1; ; try++ {
+		if decision = a.decide(row); decision.Cell == "" {
+			return nil, problem.New(problem.Conflict, "no cell may take the workspace:\n%s", decision.Why())
+		}
+		row.Cell = string(decision.Cell)
+		var err error
+		done, err = a.create(ctx, r.Msg.GetMutation(), state.CreateWorkspace, row)
+		if err == nil {
+			break
+		}
+		if try == placeTries || !problem.Is(err, problem.Unavailable) { // else another workspace took the place
+			return nil, err
+		}
 	}
 	if stored, err := a.workspace(row.ID); err == nil {
 		row = stored
@@ -160,6 +171,8 @@ const (
 	ttlMax    = 365 * 24 * time.Hour
 )
 
+const userBytesMax = 64 // ours have 27
+
 // IssueToken implements the service.
 func (a *api) IssueToken(ctx context.Context, r *connect.Request[controlv1.IssueTokenRequest]) (*connect.Response[controlv1.IssueTokenResponse], error) {
 	if err := a.n.linearizable(); err != nil {
@@ -180,6 +193,9 @@ func (a *api) IssueToken(ctx context.Context, r *connect.Request[controlv1.Issue
 	role := in.GetRole()
 	if role == "" {
 		role = token.RoleMember
+	}
+	if len(in.GetUserId()) > userBytesMax {
+		return nil, problem.Field("user_id", "must have at most %d bytes", userBytesMax)
 	}
 	now := a.n.deps.Now()
 	var key state.SigningKey

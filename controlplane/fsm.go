@@ -1,8 +1,11 @@
 package controlplane
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,8 +23,8 @@ type change struct {
 	nothingKnown bool // a restore: anything may have changed
 }
 
-// changesMax bounds the changes that are remembered: who is further behind reads
-// everything anew.
+// changesMax is how many changes are remembered at least, and twice that at most:
+// who is further behind reads everything anew.
 const changesMax = 10_000
 
 // fsm is Raft's state machine: it keeps the state and tells who waits that it
@@ -52,12 +55,15 @@ func (f *fsm) Apply(l *raft.Log) any {
 	}
 	e, err := state.DecodeEntry(l.Data)
 	if err != nil {
-		f.stopped = err
+		f.stopped = fmt.Errorf("entry %d: %w", l.Index, err)
 		close(f.halt)
-		return applied{err}
+		return applied{f.stopped}
 	}
 	if err := f.state.Apply(l.Index, e); err != nil {
 		return applied{err}
+	}
+	if e.Type == state.Note {
+		return applied{} // nothing that anybody waits for
 	}
 	kind, action, _ := strings.Cut(string(e.Type), ".")
 	f.note(change{index: l.Index, kind: kind, action: action, id: objectID(e)})
@@ -67,9 +73,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 // note remembers a change and wakes who waits. The caller holds f.mu.
 func (f *fsm) note(c change) {
 	f.changes = append(f.changes, c)
-	if over := len(f.changes) - changesMax; over > 0 {
+	if over := len(f.changes) - changesMax; over >= changesMax {
 		f.since = f.changes[over-1].index
-		f.changes = append([]change(nil), f.changes[over:]...)
+		f.changes = slices.Clone(f.changes[over:]) // readers hold the old ones
 	}
 	close(f.grown)
 	f.grown = make(chan struct{})
@@ -100,6 +106,21 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	return nil
 }
 
+// why is the error that stopped it, if one has.
+func (f *fsm) why() error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.stopped
+}
+
+// growing is closed at the next change. Take it before reading, so that no change
+// is missed.
+func (f *fsm) growing() <-chan struct{} {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.grown
+}
+
 // read gives what do needs of the state.
 func (f *fsm) read(do func(s *state.State)) {
 	f.mu.RLock()
@@ -112,16 +133,12 @@ func (f *fsm) read(do func(s *state.State)) {
 func (f *fsm) after(index uint64) (cs []change, grown <-chan struct{}, ok bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for i := len(f.changes) - 1; i >= 0 && f.changes[i].index > index; i-- {
-		cs = append(cs, f.changes[i])
-		if f.changes[i].nothingKnown {
-			return nil, f.grown, false
-		}
+	i, found := slices.BinarySearchFunc(f.changes, index, func(c change, index uint64) int { return cmp.Compare(c.index, index) })
+	if found {
+		i++
 	}
-	for i, j := 0, len(cs)-1; i < j; i, j = i+1, j-1 {
-		cs[i], cs[j] = cs[j], cs[i]
-	}
-	return cs, f.grown, index >= f.since
+	cs = slices.Clip(f.changes[i:])
+	return cs, f.grown, index >= f.since && (len(cs) == 0 || !cs[0].nothingKnown)
 }
 
 type fsmSnapshot struct{ state *state.State }

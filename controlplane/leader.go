@@ -25,8 +25,9 @@ type leader struct {
 	n *Node
 
 	mu        sync.Mutex
-	seen      map[string]sighting // by region
-	sightings uint64              // counts changes of seen
+	seen      map[string]sighting // by region, since this node leads
+	recalled  map[string]sighting // by region: what an earlier leader had published
+	sightings uint64              // counts changes of the two
 	moved     chan struct{}       // closed and renewed with sightings
 	published map[string]uint64   // by region: the index its etcd reflects
 }
@@ -40,7 +41,24 @@ type sighting struct {
 }
 
 func newLeader(n *Node) *leader {
-	return &leader{n: n, seen: map[string]sighting{}, moved: make(chan struct{}), published: map[string]uint64{}}
+	l := &leader{n: n, moved: make(chan struct{})}
+	l.forget()
+	return l
+}
+
+// forget drops what was seen while this node led: it is old when it leads again.
+func (l *leader) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen, l.recalled, l.published = map[string]sighting{}, map[string]sighting{}, map[string]uint64{}
+}
+
+// forgetRegion drops what was seen of a region that is no longer published to.
+func (l *leader) forgetRegion(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.seen, id)
+	delete(l.published, id)
 }
 
 // follow runs the tasks while this node leads, until ctx ends.
@@ -62,22 +80,40 @@ func (l *leader) follow(ctx context.Context, elected <-chan bool) {
 	}
 }
 
-// start begins the tasks; stop ends them and waits.
+// start begins the tasks, once the state holds what earlier leaders recorded; stop
+// ends them and waits.
 func (l *leader) start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
+	l.forget()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { l.keepKeys(ctx) })
-	tasks.Go(func() { l.keepPublishing(ctx) })
-	tasks.Go(func() { l.keepOpening(ctx) })
+	tasks.Go(func() {
+		if !l.catchUp(ctx) {
+			return
+		}
+		tasks.Go(func() { l.keepKeys(ctx) })
+		tasks.Go(func() { l.keepPublishing(ctx) })
+		tasks.Go(func() { l.keepOpening(ctx) })
+	})
 	return func() {
 		cancel()
 		tasks.Wait()
+		l.forget()
 	}
 }
 
+// catchUp waits until the state is that of the log's end; false if ctx ended first.
+func (l *leader) catchUp(ctx context.Context) bool {
+	for l.n.linearizable() != nil {
+		if !pause(ctx, l.n.cfg.Election) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
+}
+
 // Lives of signing keys. The next one is published a week before it signs, so
-// that every edge has it by then, also after days without etcd; a key's tokens
-// outlive it by their own life at most.
+// that every edge has it by then, also after days without etcd. A key's tokens
+// outlive it by their own life at most, and so does its public half.
 const (
 	keyLife    = 90 * 24 * time.Hour
 	keyAhead   = 7 * 24 * time.Hour
@@ -123,11 +159,11 @@ func (l *leader) tendKeys() error {
 		initialised = s.Initialised()
 		for kid, k := range s.Keys {
 			last = max(last, k.NotAfter)
-			if time.UnixMicro(k.NotAfter).Add(keyLife).Before(now) {
+			if time.UnixMicro(k.NotAfter).Add(ttlMax).Before(now) {
 				old = append(old, kid)
 			}
 		}
-		next = initialised && time.UnixMicro(last).Add(-keyAhead).Before(now)
+		next = initialised && time.UnixMicro(last).Add(-keyAhead-keysLook).Before(now) // a look early, so that no look is late
 	})
 	if !initialised {
 		_, _, err := l.n.propose(state.Initialise, by{}, l.firstEntry(now))
@@ -154,7 +190,7 @@ func (l *leader) firstEntry(now time.Time) state.InitBody {
 	secret := l.n.cfg.BootstrapToken
 	if secret == "" {
 		secret = newSecret()
-		l.n.log.Warn("no bootstrap token is configured: no operator can log in until a snapshot with one is restored")
+		l.n.log.Warn("no bootstrap token is configured, and this is the first start: no operator will ever get in; stop all nodes, empty their directories, and start with one")
 	}
 	k, err := newSigningKey(now)
 	if err != nil {
@@ -193,28 +229,86 @@ func signing(k state.SigningKey) token.Key {
 	}
 }
 
-// see notes what lives in a region.
+// see notes what lives in a region. Where all edges of the region, or all gateways
+// of a cell, are gone at once, those that were there last are kept: an etcd that was
+// wiped, or a cell that is cut off from it, looks the same, and silence is not death.
 func (l *leader) see(region string, s sighting) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old, known := l.seen[region]
+	if !known {
+		old = l.recalled[region]
+	}
+	if len(s.edges) == 0 {
+		s.edges = old.edges
+	}
+	for cell, gs := range old.gateways {
+		if len(s.gateways[cell]) == 0 {
+			s.gateways[cell] = gs
+		}
+	}
 	l.seen[region] = s
 	if known && slices.Equal(old.edges, s.edges) && maps.EqualFunc(old.gateways, s.gateways, slices.Equal) {
 		return
 	}
+	l.stir()
+}
+
+// stir wakes who waits for what lives. The caller holds l.mu.
+func (l *leader) stir() {
 	l.sightings++
 	close(l.moved)
 	l.moved = make(chan struct{})
 }
 
-// union is the edges of all regions that were seen, and each cell's gateways.
+// recall takes what an etcd holds of an earlier leader's publication for what lives
+// in regions that were not looked at yet: without it, a leader that can't reach one
+// region's etcd would tell the other regions that nothing lives there.
+func (l *leader) recall(cells []regions.Cell, edges []regions.Edge) {
+	found := map[string]sighting{}
+	of := func(region topology.RegionID) sighting {
+		s, ok := found[string(region)]
+		if !ok {
+			s.gateways = map[topology.CellID][]regions.Gateway{}
+		}
+		return s
+	}
+	for _, c := range cells {
+		if len(c.Gateways) > 0 {
+			s := of(c.Region)
+			s.gateways[c.ID] = c.Gateways
+			found[string(c.Region)] = s
+		}
+	}
+	for _, e := range edges {
+		s := of(e.Region)
+		s.edges = append(s.edges, e)
+		found[string(e.Region)] = s
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh := false
+	for region, s := range found {
+		if _, ok := l.recalled[region]; !ok {
+			l.recalled[region] = s
+			fresh = true
+		}
+	}
+	if fresh {
+		l.stir()
+	}
+}
+
+// union is the edges of all regions that are known, and each cell's gateways.
 func (l *leader) union() (edges []regions.Edge, gateways map[topology.CellID][]regions.Gateway, n uint64, moved <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	gateways = map[topology.CellID][]regions.Gateway{}
-	for _, r := range slices.Sorted(maps.Keys(l.seen)) {
-		edges = append(edges, l.seen[r].edges...)
-		maps.Copy(gateways, l.seen[r].gateways)
+	known := maps.Clone(l.recalled)
+	maps.Copy(known, l.seen)
+	for _, r := range slices.Sorted(maps.Keys(known)) {
+		edges = append(edges, known[r].edges...)
+		maps.Copy(gateways, known[r].gateways)
 	}
 	return edges, gateways, l.sightings, l.moved
 }

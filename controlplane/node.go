@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -18,13 +19,15 @@ import (
 
 // Node is one node of the control plane. New, then Run once.
 type Node struct {
-	cfg   Config
-	deps  Deps
-	log   *slog.Logger
-	fsm   *fsm
-	raft  *raft.Raft // set by Run
-	lead  *leader    // set by Run
-	ready chan struct{}
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+	fsm  *fsm
+	raft *raft.Raft // set by Run
+	lead *leader    // set by Run
+	// caughtUp is the term in which this node, leading, has applied everything
+	// that was committed in the terms before.
+	caughtUp atomic.Uint64
 }
 
 // New checks the config; it touches nothing.
@@ -39,7 +42,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	if err := cfg.validate(deps); err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, deps: deps, log: deps.Log.With("node", cfg.ID), fsm: newFSM(), ready: make(chan struct{})}, nil
+	return &Node{cfg: cfg, deps: deps, log: deps.Log.With("node", cfg.ID), fsm: newFSM()}, nil
 }
 
 // Bounds of Raft's work.
@@ -72,20 +75,17 @@ func (n *Node) Run(ctx context.Context, ready func()) (err error) {
 	defer func() {
 		cancel()
 		<-led
-		if err == nil {
-			err = <-served
-		}
+		err = errors.Join(err, <-served)
 	}()
 	if err := n.waitForLeader(ctx, listening, served); err != nil {
 		return err
 	}
-	close(n.ready)
 	ready()
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-n.fsm.halt:
-		return state.ErrUnknownEntry
+		return n.fsm.why()
 	case err := <-served:
 		served <- nil
 		return err
@@ -97,6 +97,9 @@ func (n *Node) startRaft() (stop func() error, elected <-chan bool, err error) {
 	dir := filepath.Join(n.cfg.Dir, "log")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, problem.Wrap(err, problem.Internal, "the directory %s can't be made", dir)
+	}
+	if err := removeLeftovers(n.cfg.Dir); err != nil {
+		return nil, nil, problem.Wrap(err, problem.Internal, "what a restore left in %s can't be removed", n.cfg.Dir)
 	}
 	log, err := wal.Open(dir)
 	if err != nil {
@@ -129,7 +132,9 @@ func (n *Node) startRaft() (stop func() error, elected <-chan bool, err error) {
 				n.log.Info("leadership was not handed over", "err", err)
 			}
 		}
-		return errors.Join(n.raft.Shutdown().Error(), transport.Close(), log.Close())
+		err := n.raft.Shutdown().Error()
+		transport.CloseStreams() // those to peers; Close leaves them open
+		return errors.Join(err, transport.Close(), log.Close())
 	}, notify, nil
 }
 
@@ -183,7 +188,7 @@ func (n *Node) waitForLeader(ctx context.Context, listening <-chan struct{}, ser
 		case <-ctx.Done():
 			return nil
 		case <-n.fsm.halt:
-			return state.ErrUnknownEntry
+			return n.fsm.why()
 		case <-limit.C:
 			n.log.Warn("no leader yet; serving what needs none", "dur", leaderWait)
 			return nil
@@ -192,7 +197,10 @@ func (n *Node) waitForLeader(ctx context.Context, listening <-chan struct{}, ser
 }
 
 // by is who asks for a change, and from where.
-type by struct{ actor, from string }
+type by struct {
+	actor, from string
+	token       string // id of the operator token
+}
 
 // propose puts an entry into the log and waits until it is applied here. The audit
 // id is the entry's.
@@ -222,20 +230,33 @@ func (n *Node) propose(t state.Type, who by, body any) (audit string, index uint
 func raftError(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrRaftShutdown):
-		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+		return notLeading(err)
 	default: // leadership lost: it may have been committed
 		return problem.Wrap(err, problem.Unknown, "the control plane lost its leader on the way; look whether the change is there")
 	}
 }
 
 // linearizable returns when this node's state holds everything that was answered
-// before the call.
+// before the call. In its own term a leader has applied whatever it answered; what
+// earlier leaders answered it has applied once a barrier of its term is through.
+// So a read costs a round of heartbeats, and only a term's first an entry.
 func (n *Node) linearizable() error {
+	term := n.raft.CurrentTerm()
+	if n.caughtUp.Load() != term {
+		if err := n.raft.Barrier(proposeMax).Error(); err != nil {
+			return notLeading(err)
+		}
+	}
 	if err := n.raft.VerifyLeader().Error(); err != nil {
-		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+		return notLeading(err)
 	}
-	if err := n.raft.Barrier(proposeMax).Error(); err != nil {
-		return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
+	if n.raft.CurrentTerm() != term { // it may have lost and regained the lead meanwhile
+		return notLeading(raft.ErrLeadershipLost)
 	}
+	n.caughtUp.Store(term)
 	return nil
+}
+
+func notLeading(err error) error {
+	return problem.Wrap(err, problem.Unavailable, "this node does not lead now; try again")
 }

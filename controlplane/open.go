@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"parley/controlplane/state"
@@ -18,41 +21,27 @@ import (
 )
 
 // keepOpening tells cells to open the workspaces that were placed in them, until
-// each has said that it did.
+// each has said that it did. Each cell has a task of its own: one that does not
+// answer must not hold up the others.
 func (l *leader) keepOpening(ctx context.Context) {
 	requests := link.NewRequests(l.n.deps.Identity.Client(pki.RoleGateway))
 	defer func() { _ = requests.Close() }() // nothing is under way
-	web := &http.Client{Transport: requests, Timeout: etcdMax}
-	wait := openRetryMin
+	web := &http.Client{Transport: requests, Timeout: orderMax}
+	running := map[string]bool{}
+	var all sync.WaitGroup
+	defer all.Wait()
 	for {
-		_, grown, _ := l.n.fsm.after(^uint64(0))
-		_, _, _, moved := l.union()
-		var todo []state.Workspace
-		l.n.fsm.read(func(s *state.State) {
-			for _, w := range s.Workspaces {
-				if w.State == state.WorkspaceCreating {
-					todo = append(todo, w)
-				}
+		grown := l.n.fsm.growing()
+		var cells []string
+		l.n.fsm.read(func(s *state.State) { cells = slices.Collect(maps.Keys(s.Cells)) })
+		for _, cell := range cells {
+			if !running[cell] {
+				running[cell] = true
+				all.Go(func() { l.openAllIn(ctx, web, cell) })
 			}
-		})
-		var failed error
-		for _, w := range todo {
-			if err := l.openIn(ctx, web, w); err != nil && ctx.Err() == nil {
-				failed = err
-				l.n.log.Info("a cell has not opened a workspace yet; trying again", "workspace", w.ID, "cell", w.Cell, "err", err)
-			}
-		}
-		var again <-chan time.Time
-		if failed != nil {
-			again = time.After(wait)
-			wait = min(2*wait, openRetryMax)
-		} else {
-			wait = openRetryMin
 		}
 		select {
 		case <-grown:
-		case <-moved:
-		case <-again:
 		case <-ctx.Done():
 			return
 		}
@@ -60,9 +49,65 @@ func (l *leader) keepOpening(ctx context.Context) {
 }
 
 const (
+	orderMax     = 5 * time.Second // one order to a gateway
 	openRetryMin = 100 * time.Millisecond
 	openRetryMax = 5 * time.Second
 )
+
+// openAllIn has a cell open its workspaces, as they come, until ctx ends.
+func (l *leader) openAllIn(ctx context.Context, web *http.Client, cell string) {
+	wait := openRetryMin
+	for {
+		grown := l.n.fsm.growing()
+		_, _, _, moved := l.union()
+		if l.openRound(ctx, web, cell) {
+			wait = openRetryMin
+			select {
+			case <-grown:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		again := time.NewTimer(wait)
+		wait = min(2*wait, openRetryMax)
+		select {
+		case <-moved:
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// errRefused is a cell's answer that it does not open a workspace.
+var errRefused = errors.New("the cell refused")
+
+// openRound tries each workspace once, and reports whether all are open. A cell
+// that does not answer for one is not asked about the rest.
+func (l *leader) openRound(ctx context.Context, web *http.Client, cell string) (all bool) {
+	var todo []state.Workspace
+	l.n.fsm.read(func(s *state.State) { todo = s.Creating(cell) })
+	all = true
+	for _, w := range todo {
+		err := l.openIn(ctx, web, w)
+		if err == nil {
+			continue
+		}
+		all = false
+		if ctx.Err() != nil {
+			break
+		}
+		l.n.log.Info("a cell has not opened a workspace yet; trying again", "workspace", w.ID, "cell", cell, "err", err)
+		if !errors.Is(err, errRefused) {
+			break
+		}
+	}
+	return all
+}
 
 // openIn asks the cell's gateways, one after the other, to open a workspace, and
 // records that it is open.
@@ -88,7 +133,7 @@ func (l *leader) openIn(ctx context.Context, web *http.Client, w state.Workspace
 }
 
 // orderAnswerMax bounds what is read of a cell's answer.
-const orderAnswerMax = 64 << 10
+const orderAnswerMax = 4 << 10
 
 func sendOrder(ctx context.Context, web *http.Client, url string, body []byte) (err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
@@ -106,7 +151,7 @@ func sendOrder(ctx context.Context, web *http.Client, url string, body []byte) (
 		return err
 	}
 	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("the cell answered %s: %s", res.Status, text)
+		return fmt.Errorf("%w: %s: %s", errRefused, res.Status, text)
 	}
 	return nil
 }

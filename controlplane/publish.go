@@ -3,30 +3,49 @@ package controlplane
 import (
 	"context"
 	"iter"
+	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"parley/controlplane/state"
 	"parley/internal/pki"
+	"parley/internal/problem"
 	"parley/internal/token"
 	"parley/internal/topology"
 	"parley/regions"
 )
 
-// keepPublishing runs a publisher per region, as regions come.
+// publication is the publisher of a region, at work.
+type publication struct {
+	etcd []string
+	stop func() // waits
+}
+
+// keepPublishing runs a publisher per region, as regions come; a restored snapshot
+// may also take some away, or move them.
 func (l *leader) keepPublishing(ctx context.Context) {
-	running := map[string]bool{}
-	var all sync.WaitGroup
-	defer all.Wait()
+	running := map[string]publication{}
+	defer func() {
+		for _, p := range running {
+			p.stop()
+		}
+	}()
 	for {
-		_, grown, _ := l.n.fsm.after(^uint64(0))
-		var rs []state.Region
-		l.n.fsm.read(func(s *state.State) { rs = state.Sorted(s.Regions, "", len(s.Regions)) })
-		for _, r := range rs {
-			if !running[r.ID] {
-				running[r.ID] = true
-				all.Go(func() { l.publishTo(ctx, r) })
+		grown := l.n.fsm.growing()
+		rs := map[string]state.Region{}
+		l.n.fsm.read(func(s *state.State) { maps.Copy(rs, s.Regions) })
+		for id, p := range running {
+			if r, ok := rs[id]; !ok || !slices.Equal(r.Etcd, p.etcd) {
+				p.stop()
+				delete(running, id)
+				l.forgetRegion(id)
+			}
+		}
+		for id, r := range rs {
+			if _, ok := running[id]; !ok {
+				running[id] = l.publication(ctx, r)
 			}
 		}
 		select {
@@ -35,6 +54,16 @@ func (l *leader) keepPublishing(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (l *leader) publication(ctx context.Context, r state.Region) publication {
+	ctx, cancel := context.WithCancel(ctx)
+	var task sync.WaitGroup
+	task.Go(func() { l.publishTo(ctx, r) })
+	return publication{etcd: r.Etcd, stop: func() {
+		cancel()
+		task.Wait()
+	}}
 }
 
 // publishTo keeps one region's etcd equal to the state, until ctx ends.
@@ -58,10 +87,21 @@ func (l *leader) publishTo(ctx context.Context, r state.Region) {
 	for {
 		if err := l.publish(ctx, r, p); ctx.Err() == nil {
 			log.Warn("publishing was interrupted; comparing everything again", "err", err)
+			l.accuse(ctx, p, log)
 		}
 		if !pause(ctx, retryPause) {
 			return
 		}
+	}
+}
+
+// accuse says it loudly if a region's etcd is ahead of this log though this node
+// leads: that does not mend itself.
+func (l *leader) accuse(ctx context.Context, p *regions.Publisher, log *slog.Logger) {
+	index, _, err := p.Index(ctx)
+	if err == nil && index > l.n.raft.LastIndex() && l.n.linearizable() == nil {
+		log.Error("the region's etcd was published to by another control plane, or by this one before it was set up anew; "+
+			"if this one is to be believed, delete the key /parley/v1/meta there", "index", index)
 	}
 }
 
@@ -116,6 +156,11 @@ func (l *leader) look(ctx context.Context, r state.Region, p *regions.Publisher)
 // publish compares everything once, then passes on what changes; it returns with
 // the first failure.
 func (l *leader) publish(ctx context.Context, r state.Region, p *regions.Publisher) error {
+	cells, edges, err := p.Published(ctx)
+	if err != nil {
+		return err
+	}
+	l.recall(cells, edges)
 	snap, seen := l.snapshot()
 	full, cancel := context.WithTimeout(ctx, syncMax)
 	report, err := p.Sync(full, snap)
@@ -125,12 +170,14 @@ func (l *leader) publish(ctx context.Context, r state.Region, p *regions.Publish
 	}
 	l.setPublished(r.ID, snap.Index)
 	l.n.log.Debug("region compared", "region", r.ID, "puts", report.Puts, "deletes", report.Deletes)
-	at := snap.Index
+	at, wrote := snap.Index, snap.Index
+	check := time.NewTicker(checkTimes * l.n.cfg.GatherEvery)
+	defer check.Stop()
 	for {
 		_, _, n, moved := l.union()
 		changes, grown, ok := l.n.fsm.after(at)
 		if !ok {
-			return nil
+			return problem.New(problem.Precond, "what changed since index %d is no longer known", at)
 		}
 		out, index := l.changesOf(changes, at)
 		if n != seen {
@@ -144,6 +191,7 @@ func (l *leader) publish(ctx context.Context, r state.Region, p *regions.Publish
 			if err != nil {
 				return err
 			}
+			wrote = index
 		}
 		at = index
 		l.setPublished(r.ID, at)
@@ -153,10 +201,30 @@ func (l *leader) publish(ctx context.Context, r state.Region, p *regions.Publish
 		select {
 		case <-grown:
 		case <-moved:
+		case <-check.C:
+			if err := intact(ctx, p, wrote); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// checkTimes is after how many gatherings a region's etcd is asked whether it still
+// is the one that was written to.
+const checkTimes = 5
+
+// intact finds an etcd that was wiped, or went back to a backup, also when nothing
+// is due to be written. One that does not answer is left in peace: it is asked again.
+func intact(ctx context.Context, p *regions.Publisher, wrote uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdMax)
+	defer cancel()
+	index, complete, err := p.Index(ctx)
+	if err == nil && (index != wrote || !complete) {
+		return problem.New(problem.Conflict, "the region's etcd reflects index %d, not %d as it was told", index, wrote)
+	}
+	return nil
 }
 
 // snapshot is everything to publish, as of one index.

@@ -3,9 +3,13 @@ package controlplane
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,10 +20,56 @@ import (
 )
 
 // streams is Raft's transport: TCP with mutual TLS between nodes of the role
-// control.
+// control. It ends what it accepted when it is closed, which Raft leaves undone.
 type streams struct {
 	net.Listener
 	client *tls.Config
+
+	mu       sync.Mutex
+	accepted map[*stream]struct{} // nil = closed
+}
+
+// stream is a connection that a peer has opened.
+type stream struct {
+	net.Conn
+	of *streams
+}
+
+// Close implements net.Conn.
+func (c *stream) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.accepted, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Accept implements net.Listener.
+func (s *streams) Accept() (net.Conn, error) {
+	conn, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &stream{Conn: conn, of: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.accepted == nil {
+		return nil, errors.Join(net.ErrClosed, conn.Close())
+	}
+	s.accepted[c] = struct{}{}
+	return c, nil
+}
+
+// Close implements net.Listener.
+func (s *streams) Close() error {
+	err := s.Listener.Close()
+	s.mu.Lock()
+	all := slices.Collect(maps.Keys(s.accepted))
+	s.accepted = nil
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Conn.Close() // the peer is told; no more can be done
+	}
+	return err
 }
 
 func listen(addr string, id *pki.Bundle) (*streams, error) {
@@ -27,7 +77,7 @@ func listen(addr string, id *pki.Bundle) (*streams, error) {
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", addr)
 	}
-	return &streams{Listener: l, client: id.Client(pki.RoleControl)}, nil
+	return &streams{Listener: l, client: id.Client(pki.RoleControl), accepted: map[*stream]struct{}{}}, nil
 }
 
 // Dial implements raft.StreamLayer.

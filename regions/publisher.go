@@ -256,6 +256,31 @@ func (p *Publisher) readMeta(ctx context.Context) (m meta, exists bool, err erro
 	return m, true, nil
 }
 
+// Published are the cells and the edges of all regions as this etcd holds them, be
+// the publication old or unfinished: by them a new leader knows what lived in a
+// region that it can't look at.
+func (p *Publisher) Published(ctx context.Context) (cells []Cell, edges []Edge, err error) {
+	if cells, err = readLive[Cell](ctx, p, underCells); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := p.client.Get(ctx, prefix+keyEdges)
+	if err != nil {
+		return nil, nil, problem.Wrap(err, problem.Unavailable, "region %s's etcd cannot be read", p.region)
+	}
+	if len(resp.Kvs) == 0 {
+		return cells, nil, nil
+	}
+	v, err := parseJSON[[]Edge](resp.Kvs[0].Value)
+	if err != nil {
+		p.log.Error("unreadable entry in the region's etcd; left out", "key", prefix+keyEdges, "err", err)
+		return cells, nil, nil
+	}
+	edges, _ = v.([]Edge) // what parseJSON of it gives
+	return cells, edges, nil
+}
+
 // LiveEdges are the edges that are registered in this region: the leader gathers
 // those of all regions into each region's Snapshot.
 func (p *Publisher) LiveEdges(ctx context.Context) ([]Edge, error) {

@@ -3,9 +3,11 @@ package state
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"parley/internal/ids"
 	"parley/internal/problem"
@@ -53,7 +55,7 @@ func (s *State) Apply(index uint64, e Entry) error {
 			action, object, _ = strings.Cut(object, " ")
 		}
 		s.Audits = append(s.Audits, Audit{ID: e.Audit, At: e.At, Actor: e.Actor, From: e.From, Action: action, Object: object, Index: index})
-		if over := len(s.Audits) - AuditMax; over > 0 {
+		if over := len(s.Audits) - AuditMax; over >= AuditMax/10 {
 			s.Audits = slices.Delete(s.Audits, 0, over)
 		}
 	}
@@ -64,11 +66,20 @@ func initialise(s *State, index uint64, at int64, b InitBody) (string, error) {
 	if s.Initialised() {
 		return "", problem.New(problem.Conflict, "the control plane is initialised already")
 	}
+	if err := validKey(b.Key); err != nil { // before the token is in: all or nothing
+		return "", err
+	}
 	if _, err := createToken(s, index, at, b.Token); err != nil {
 		return "", err
 	}
 	return addKey(s, index, at, b.Key)
 }
+
+// Limits of what a region names: no etcd has more members, no host name is longer.
+const (
+	etcdMembersMax = 9
+	addrBytesMax   = 253 + len(":65535")
+)
 
 func createRegion(s *State, index uint64, at int64, r Region) (string, error) {
 	if err := validName("region.id", r.ID); err != nil {
@@ -77,8 +88,14 @@ func createRegion(s *State, index uint64, at int64, r Region) (string, error) {
 	if _, ok := s.Regions[r.ID]; ok {
 		return "", problem.New(problem.Conflict, "region %s exists", r.ID)
 	}
-	if len(r.Etcd) == 0 {
-		return "", problem.Field("region.etcd_endpoints", "must name at least one member")
+	if n := len(r.Etcd); n < 1 || n > etcdMembersMax {
+		return "", problem.Field("region.etcd_endpoints", "must name 1 to %d members", etcdMembersMax)
+	}
+	for i, member := range r.Etcd {
+		host, port, err := net.SplitHostPort(member)
+		if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" || len(member) > addrBytesMax {
+			return "", problem.Field(fmt.Sprintf("region.etcd_endpoints[%d]", i), "%.80q must be host:port", member)
+		}
 	}
 	r.Version, r.Created = index, at
 	s.Regions[r.ID] = r
@@ -126,7 +143,11 @@ func expect(expected, version uint64) error {
 	return nil
 }
 
-const nameRunesMax = 80
+// Limits of what an operator writes about a workspace.
+const (
+	nameRunesMax = 80
+	residencyMax = 32
+)
 
 func createWorkspace(s *State, index uint64, at int64, w Workspace) (string, error) {
 	if !ids.Valid(ids.Workspace, w.ID) {
@@ -135,8 +156,11 @@ func createWorkspace(s *State, index uint64, at int64, w Workspace) (string, err
 	if err := validName("workspace.slug", w.Slug); err != nil {
 		return "", err
 	}
-	if n := utf8.RuneCountInString(w.Name); n < 1 || n > nameRunesMax {
-		return "", problem.Field("workspace.name", "must have 1 to %d characters", nameRunesMax)
+	if err := validText("workspace.name", w.Name, 1, nameRunesMax); err != nil {
+		return "", err
+	}
+	if err := validText("workspace.anti_affinity", w.AntiAffinity, 0, nameRunesMax); err != nil {
+		return "", err
 	}
 	if _, ok := s.slugs[w.Slug]; ok {
 		return "", problem.New(problem.Conflict, "a workspace with the slug %s exists", w.Slug)
@@ -144,18 +168,43 @@ func createWorkspace(s *State, index uint64, at int64, w Workspace) (string, err
 	if _, ok := s.Workspaces[w.ID]; ok {
 		return "", problem.New(problem.Conflict, "workspace %s exists", w.ID)
 	}
-	for _, r := range append([]string{w.HomeRegion}, w.Residency...) {
+	if _, ok := s.Regions[w.HomeRegion]; !ok {
+		return "", problem.Field("workspace.home_region", "there is no region %.80q", w.HomeRegion)
+	}
+	if len(w.Residency) > residencyMax {
+		return "", problem.Field("workspace.residency", "must name at most %d regions", residencyMax)
+	}
+	for i, r := range w.Residency {
 		if _, ok := s.Regions[r]; !ok {
-			return "", problem.Field("workspace.home_region", "there is no region %q", r)
+			return "", problem.Field(fmt.Sprintf("workspace.residency[%d]", i), "there is no region %.80q", r)
 		}
 	}
-	if c, ok := s.Cells[w.Cell]; !ok || c.State != CellActive {
-		return "", problem.New(problem.Conflict, "cell %q takes no workspaces; try again", w.Cell)
+	if err := s.takes(w); err != nil {
+		return "", err
 	}
 	w.State, w.Epoch, w.Generation, w.Version, w.Created = WorkspaceCreating, 1, 1, index, at
 	s.Workspaces[w.ID] = w
-	s.slugs[w.Slug] = w.ID
+	s.place(w)
 	return w.ID, nil
+}
+
+// takes looks whether the cell that placement chose may still take a workspace:
+// placement decides before the entry has its place in the log, and two decisions
+// at once don't see each other. The kind is Unavailable: deciding again helps.
+func (s *State) takes(w Workspace) error {
+	c, ok := s.Cells[w.Cell]
+	n, groups := s.placed[w.Cell], s.groups[w.Cell]
+	switch {
+	case !ok || c.State != CellActive:
+		return problem.New(problem.Unavailable, "cell %q takes no workspaces now; try again", w.Cell)
+	case w.Pin != "" && w.Pin != w.Cell:
+		return problem.Field("workspace.pin", "the workspace is pinned to %.80q, not to %q", w.Pin, w.Cell)
+	case c.Capacity.Workspaces > 0 && int64(n) >= c.Capacity.Workspaces:
+		return problem.New(problem.Unavailable, "cell %q has become full; try again", w.Cell)
+	case w.AntiAffinity != "" && slices.Contains(groups, w.AntiAffinity):
+		return problem.New(problem.Unavailable, "cell %q has got another workspace of group %q; try again", w.Cell, w.AntiAffinity)
+	}
+	return nil
 }
 
 func activate(s *State, index uint64, _ int64, b ActivateBody) (string, error) {
@@ -171,12 +220,13 @@ func activate(s *State, index uint64, _ int64, b ActivateBody) (string, error) {
 	}
 	w.State, w.Version = WorkspaceActive, index
 	s.Workspaces[b.ID] = w
+	delete(s.creating, b.ID)
 	return b.ID, nil
 }
 
 func createToken(s *State, index uint64, at int64, t OperatorToken) (string, error) {
-	if n := utf8.RuneCountInString(t.Name); n < 1 || n > nameRunesMax {
-		return "", problem.Field("name", "must have 1 to %d characters", nameRunesMax)
+	if err := validText("name", t.Name, 1, nameRunesMax); err != nil {
+		return "", err
 	}
 	if t.ID == "" || t.Hash == "" {
 		return "", problem.Field("token", "must have an id and a hash")
@@ -212,14 +262,21 @@ func revokeToken(s *State, _ uint64, _ int64, b RevokeBody) (string, error) {
 const seedBytes = 32
 
 func addKey(s *State, _ uint64, _ int64, k SigningKey) (string, error) {
-	if k.KID == "" || len(k.Seed) != seedBytes || k.NotAfter <= k.NotBefore {
-		return "", problem.Field("key", "must have an id, a seed of %d bytes, and a time", seedBytes)
+	if err := validKey(k); err != nil {
+		return "", err
 	}
 	if _, ok := s.Keys[k.KID]; ok {
 		return "", problem.New(problem.Conflict, "signing key %s exists", k.KID)
 	}
 	s.Keys[k.KID] = k
 	return k.KID, nil
+}
+
+func validKey(k SigningKey) error {
+	if k.KID == "" || len(k.Seed) != seedBytes || k.NotAfter <= k.NotBefore {
+		return problem.Field("key", "must have an id, a seed of %d bytes, and a time", seedBytes)
+	}
+	return nil
 }
 
 func dropKey(s *State, _ uint64, _ int64, b RevokeBody) (string, error) {

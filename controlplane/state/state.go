@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"parley/internal/problem"
 )
@@ -100,7 +102,8 @@ type Audit struct {
 	Index  uint64 `json:"index"`
 }
 
-// AuditMax is how many audit records are kept: months of an operators' team.
+// AuditMax is how many audit records are kept at least: months of an operators'
+// team. They are cut a tenth at a time, so that an entry need not move them all.
 const AuditMax = 100_000
 
 // State is everything. It is not safe for concurrent use; what its methods return
@@ -114,8 +117,12 @@ type State struct {
 	Keys       map[string]SigningKey    `json:"keys"`
 	Audits     []Audit                  `json:"audits"` // oldest first
 
-	slugs  map[string]string // slug → workspace id
-	hashes map[string]string // hash → token id
+	// Derived from the rest by index, kept up by the appliers.
+	slugs    map[string]string   // slug → workspace id
+	hashes   map[string]string   // hash → token id
+	creating map[string]string   // workspace id → cell, of those in WorkspaceCreating
+	placed   map[string]int      // cell → how many workspaces
+	groups   map[string][]string // cell → anti-affinity groups; never changed in place
 }
 
 // New is the state before the first entry.
@@ -131,8 +138,9 @@ func New() *State {
 // index makes what is derived from the rest.
 func (s *State) index() {
 	s.slugs = make(map[string]string, len(s.Workspaces))
-	for id, w := range s.Workspaces {
-		s.slugs[w.Slug] = id
+	s.creating, s.placed, s.groups = map[string]string{}, map[string]int{}, map[string][]string{}
+	for _, w := range s.Workspaces {
+		s.place(w)
 	}
 	s.hashes = make(map[string]string, len(s.Tokens))
 	for id, t := range s.Tokens {
@@ -140,15 +148,27 @@ func (s *State) index() {
 	}
 }
 
+// place notes where a new workspace is.
+func (s *State) place(w Workspace) {
+	s.slugs[w.Slug] = w.ID
+	s.placed[w.Cell]++
+	if w.State == WorkspaceCreating {
+		s.creating[w.ID] = w.Cell
+	}
+	if w.AntiAffinity != "" {
+		s.groups[w.Cell] = append(slices.Clip(s.groups[w.Cell]), w.AntiAffinity)
+	}
+}
+
 // Clone is a copy that later entries don't change. Values are never changed in
 // place, so that copying the maps is enough.
 func (s *State) Clone() *State {
-	c := &State{
+	return &State{
 		Index: s.Index, Regions: maps.Clone(s.Regions), Cells: maps.Clone(s.Cells), Workspaces: maps.Clone(s.Workspaces),
 		Tokens: maps.Clone(s.Tokens), Keys: maps.Clone(s.Keys), Audits: slices.Clone(s.Audits),
+		slugs: maps.Clone(s.slugs), hashes: maps.Clone(s.hashes), creating: maps.Clone(s.creating),
+		placed: maps.Clone(s.placed), groups: maps.Clone(s.groups),
 	}
-	c.index()
-	return c
 }
 
 // Initialised reports whether the first entry is in.
@@ -165,10 +185,10 @@ func (s *State) Workspace(name string) (Workspace, error) {
 	return Workspace{}, problem.New(problem.NotFound, "there is no workspace %q", name)
 }
 
-// Operator is the name of the token that a secret belongs to.
-func (s *State) Operator(secret string) (string, bool) {
+// Operator is the token that a secret belongs to.
+func (s *State) Operator(secret string) (OperatorToken, bool) {
 	t, ok := s.Tokens[s.hashes[HashSecret(secret)]]
-	return t.Name, ok && secret != ""
+	return t, ok && secret != ""
 }
 
 // Key is the key that signs at a time: of several, the one begun last.
@@ -184,29 +204,43 @@ func (s *State) Key(at int64) (SigningKey, bool) {
 
 // PlacedIn counts a cell's workspaces and names their anti-affinity groups.
 func (s *State) PlacedIn(cell string) (n int, groups []string) {
-	for _, w := range s.Workspaces {
-		if w.Cell == cell {
-			n++
-			if w.AntiAffinity != "" {
-				groups = append(groups, w.AntiAffinity)
-			}
-		}
-	}
-	slices.Sort(groups)
-	return n, groups
+	return s.placed[cell], slices.Sorted(slices.Values(s.groups[cell]))
 }
 
-// Sorted is a map's values after a key, by key, at most limit.
-func Sorted[V any](m map[string]V, after string, limit int) []V {
-	keys := slices.SortedFunc(maps.Keys(m), cmp.Compare[string])
-	i, _ := slices.BinarySearch(keys, after)
-	if i < len(keys) && keys[i] == after {
-		i++
+// Creating is the workspaces that a cell has still to open, by id.
+func (s *State) Creating(cell string) []Workspace {
+	var out []Workspace
+	for id, in := range s.creating {
+		if in == cell {
+			out = append(out, s.Workspaces[id])
+		}
 	}
-	keys = keys[i:]
-	out := make([]V, 0, min(limit, len(keys)))
-	for _, k := range keys[:min(limit, len(keys))] {
-		out = append(out, m[k])
+	slices.SortFunc(out, func(a, b Workspace) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Sorted is a map's values after a key, by key, at most limit. Of a large map and
+// a small limit it keeps no more keys than twice the limit.
+func Sorted[V any](m map[string]V, after string, limit int) []V {
+	if limit <= 0 {
+		return nil
+	}
+	keys := make([]string, 0, min(2*limit, len(m)))
+	for k := range m {
+		if k <= after {
+			continue
+		}
+		if len(keys) == 2*limit {
+			slices.Sort(keys)
+			keys = keys[:limit]
+		}
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	keys = keys[:min(limit, len(keys))]
+	out := make([]V, len(keys))
+	for i, k := range keys {
+		out[i] = m[k]
 	}
 	return out
 }
@@ -216,6 +250,15 @@ func validName(field, s string) error {
 	const most = 40
 	if l := len(s); l < 1 || l > most || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || s[0] == '-' {
 		return problem.Field(field, "%q must have 1 to %d lower-case letters, digits and -", s, most)
+	}
+	return nil
+}
+
+// validText is the form of names that people read: a control character would
+// break a table, or a terminal.
+func validText(field, s string, least, most int) error {
+	if n := utf8.RuneCountInString(s); n < least || n > most || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return problem.Field(field, "must have %d to %d characters, none of them a control character", least, most)
 	}
 	return nil
 }

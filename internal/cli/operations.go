@@ -59,6 +59,11 @@ func snapshotSave() *cobra.Command {
 		if err != nil {
 			return usage("%v", err)
 		}
+		defer func() {
+			if err != nil {
+				_ = os.Remove(tmp) // it is worth nothing
+			}
+		}()
 		size := 0
 		for stream.Receive() {
 			n, err := f.Write(stream.Msg().GetData())

@@ -33,12 +33,7 @@ func withControl(do func(cmd *cobra.Command, c controlv1connect.ControlServiceCl
 // group is a command that only holds others.
 func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{
-		Use: use, Short: short, Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("%s has no command %q; see `%s --help`", cmd.CommandPath(), args[0], cmd.CommandPath())
-			}
-			return nil
-		},
+		Use: use, Short: short, Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	g.AddCommand(cmds...)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
+	strictCompletion(root)
 	err := root.ExecuteContext(ctx)
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintln(errs, "error:", explain(err))
@@ -47,7 +49,7 @@ func newRoot() *cobra.Command {
 		Short:         "Team chat that does not go down",
 		Long:          "parley runs Parley's roles and is the tool of its operators.\n\nStart with `parley dev`, then `parley chat` in two terminals.",
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
+		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -78,9 +80,38 @@ func usage(format string, args ...any) error { return usageError{fmt.Sprintf(for
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usage("%s takes %d arguments (%v), not %d", cmd.CommandPath(), len(names), names, len(args))
+			want := "no arguments"
+			if len(names) > 0 {
+				want = strings.Join(names, " ")
+			}
+			return usage("%s takes %s: %d given; see `%s --help`", cmd.CommandPath(), want, len(args), cmd.CommandPath())
 		}
 		return nil
+	}
+}
+
+// noCommand refuses what is no command of a group.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	maybe := ""
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		maybe = " Did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usage("%s has no command %q.%s See `%s --help`.", cmd.CommandPath(), args[0], maybe, cmd.CommandPath())
+}
+
+// strictCompletion makes cobra's own command answer faults as the others do.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	c, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	c.Args, c.RunE = noCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	for _, shell := range c.Commands() {
+		shell.Args = exactly()
 	}
 }
 

@@ -5,13 +5,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"os"
+	"path"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"parley/client"
 	"parley/controlplane"
@@ -52,6 +55,9 @@ type session struct {
 // sessionOf reads flag over environment over dev.json.
 func sessionOf(cmd *cobra.Command) (*session, error) {
 	s := &session{}
+	if _, err := asJSON(cmd); err != nil { // before anything is changed
+		return nil, err
+	}
 	file := setting(cmd, "dev-file", envDev)
 	if file == "" {
 		if _, err := os.Stat(devFileNormal); err == nil {
@@ -96,14 +102,21 @@ func sessionOf(cmd *cobra.Command) (*session, error) {
 
 func setting(cmd *cobra.Command, flag, env string) string {
 	f := cmd.Flags().Lookup(flag)
-	if f.Changed {
-		return strings.Trim(f.Value.String(), "[]")
+	switch list, ok := f.Value.(pflag.SliceValue); {
+	case f.Changed && ok:
+		return strings.Join(list.GetSlice(), ",")
+	case f.Changed:
+		return f.Value.String()
+	default:
+		return os.Getenv(env)
 	}
-	return os.Getenv(env)
 }
 
-// callMax bounds one call to the control plane.
-const callMax = 30 * time.Second
+// Bounds of one call to the control plane, and of reaching one node.
+const (
+	callMax = 30 * time.Second
+	dialMax = 5 * time.Second
+)
 
 // control is a client of the control plane that asks one node after the other.
 //
@@ -112,16 +125,26 @@ func (s *session) control() (controlv1connect.ControlServiceClient, error) {
 	if len(s.info.Control) == 0 {
 		return nil, usage("--control: no control plane is known; start `parley dev`, or give its URLs")
 	}
+	for _, u := range s.info.Control {
+		if !strings.HasPrefix(u, "https://") { // a token never goes out in the clear
+			return nil, usage("--control: %q must be https://host:port", u)
+		}
+	}
 	if s.token == "" {
 		return nil, usage("--token: no operator token is known")
 	}
 	web := &http.Client{Transport: &failover{
-		urls: s.info.Control, next: &http.Transport{TLSClientConfig: s.tls, ForceAttemptHTTP2: true},
+		urls: s.info.Control, next: &http.Transport{
+			TLSClientConfig: s.tls, ForceAttemptHTTP2: true,
+			// A node whose host is gone must not eat the time that the next one needs.
+			DialContext: (&net.Dialer{Timeout: dialMax}).DialContext, TLSHandshakeTimeout: dialMax,
+		},
 	}}
 	return controlv1connect.NewControlServiceClient(web, "https://control.invalid", connect.WithInterceptors(authorise{s.token})), nil
 }
 
-// failover sends a request to the first node that can be reached.
+// failover sends a request to the first node that can be reached. One that broke
+// off may have carried it out: what changes something is not sent again.
 type failover struct {
 	urls []string
 	next http.RoundTripper
@@ -132,10 +155,7 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 	var last error
 	for _, base := range f.urls {
 		req := r.Clone(r.Context())
-		scheme, host, ok := strings.Cut(strings.TrimSuffix(base, "/"), "://")
-		if !ok {
-			return nil, problem.Field("control", "%q must be https://host:port", base)
-		}
+		scheme, host, _ := strings.Cut(strings.TrimSuffix(base, "/"), "://") // control looked at it
 		req.URL.Scheme, req.URL.Host, req.Host = scheme, host, host
 		if r.GetBody != nil {
 			body, err := r.GetBody()
@@ -149,11 +169,19 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 			return res, nil
 		}
 		last = err
-		if r.GetBody == nil && r.Body != nil { // what was sent can't be sent again
+		if r.GetBody == nil && r.Body != nil || !mayRepeat(r, err) { // what was sent can't be sent again
 			break
 		}
 	}
 	return nil, last
+}
+
+func mayRepeat(r *http.Request, err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return true // nothing was sent
+	}
+	name := path.Base(r.URL.Path)
+	return strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Explain")
 }
 
 // authorise puts the operator token into every call, and a deadline over it.
