@@ -109,28 +109,33 @@ func (c *Cache) Member(ctx context.Context, p topology.Place, ch topology.Channe
 
 // CreateChannel makes a channel.
 func (c *Cache) CreateChannel(ctx context.Context, p topology.Place, ch Channel, members []topology.UserID) (Channel, Entry, error) {
-	row, e, err := c.Directory.CreateChannel(ctx, p, ch, members)
-	c.dropMembers(e)
-	return row, e, err
+	defer c.dropMembers(p, ch.ID, members)
+	return c.Directory.CreateChannel(ctx, p, ch, members)
 }
 
 // AddMembers makes users members.
 func (c *Cache) AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (Entry, error) {
-	e, err := c.Directory.AddMembers(ctx, p, ch, us, by, now)
-	c.dropMembers(e)
-	return e, err
+	defer c.dropMembers(p, ch, us)
+	return c.Directory.AddMembers(ctx, p, ch, us, by, now)
 }
 
 // RemoveMember takes a user out.
 func (c *Cache) RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (Entry, error) {
-	e, err := c.Directory.RemoveMember(ctx, p, ch, u, by, now)
-	c.dropMembers(e)
-	return e, err
+	defer c.dropMembers(p, ch, []topology.UserID{u})
+	return c.Directory.RemoveMember(ctx, p, ch, u, by, now)
 }
 
-func (c *Cache) dropMembers(e Entry) {
-	for _, u := range e.Subjects {
-		c.members.drop(memberKey{e.Place, e.Channel, u})
+// OutboxDone takes an entry out of the outbox.
+func (c *Cache) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, seq topology.Seq) error {
+	defer c.dropMembers(e.Place, e.Channel, e.Subjects) // where they joined
+	return c.Directory.OutboxDone(ctx, e, rev, seq)
+}
+
+// dropMembers follows every write, the failed ones too: such a write may have
+// been made.
+func (c *Cache) dropMembers(p topology.Place, ch topology.ChannelID, us []topology.UserID) {
+	for _, u := range us {
+		c.members.drop(memberKey{p, ch, u})
 	}
 }
 
@@ -192,14 +197,15 @@ func (a *answers[K, V]) drop(k K) {
 	a.version++
 }
 
-// shrink forgets what is too old, and everything if that is not enough.
+// shrink forgets what is too old, and everything if that makes too little room:
+// it goes over all answers, so it must not be needed again soon.
 func (a *answers[K, V]) shrink(now time.Time) {
 	for k, v := range a.kept {
 		if !now.Before(v.until) {
 			delete(a.kept, k)
 		}
 	}
-	if len(a.kept) >= a.max {
+	if len(a.kept) > a.max/2 {
 		clear(a.kept)
 	}
 }

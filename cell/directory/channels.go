@@ -34,8 +34,8 @@ func (d *Directory) CreateChannel(ctx context.Context, p topology.Place, ch Chan
 			return err
 		}
 		var taken int
-		err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM channels WHERE workspace = $1 AND generation = $2 AND name = $3`,
-			p.Workspace, p.Generation, ch.Name).Scan(&taken)
+		err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM channels WHERE workspace = $1 AND generation = $2 AND (name = $3 OR id = $4)`,
+			p.Workspace, p.Generation, ch.Name, ch.ID).Scan(&taken)
 		if err != nil {
 			return err
 		}
@@ -50,10 +50,10 @@ func (d *Directory) CreateChannel(ctx context.Context, p topology.Place, ch Chan
 		if err != nil {
 			return err
 		}
-		if err := addRows(ctx, tx, p, ch.ID, e.Subjects); err != nil {
+		if err := record(ctx, tx, &e, Gained); err != nil {
 			return err
 		}
-		return record(ctx, tx, &e, Gained)
+		return addRows(ctx, tx, e)
 	})
 	if err != nil {
 		return Channel{}, Entry{}, err
@@ -100,7 +100,7 @@ func (d *Directory) ListChannels(ctx context.Context, p topology.Place, u topolo
 		 AND (private = 0 OR $4 = 1 OR EXISTS (SELECT 1 FROM members m
 		      WHERE m.workspace = c.workspace AND m.generation = c.generation AND m.channel = c.id AND m.member = $5))
 		 ORDER BY name LIMIT $6`,
-		p.Workspace, p.Generation, after, flag(admin), u, min(limit, pageMax))
+		p.Workspace, p.Generation, after, flag(admin), u, page(limit))
 }
 
 // FinishImport shows an imported channel; one that is shown stays so.

@@ -1,7 +1,6 @@
 // Package directory keeps what a cell knows of its workspaces beside their
 // messages: the workspace's own row, people, channels, who is in which, and the
-// outbox of changes of membership that are not in their channel's log yet. The
-// SQL is the same for every engine.
+// outbox of changes of membership that are not in their channel's log yet.
 //
 // Invariants:
 //
@@ -22,6 +21,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -117,7 +117,37 @@ type UserChange struct {
 	At      int64 // µs
 }
 
-// Directory is a cell's directory.
+// Directory is a cell's directory. The SQL is the same for every engine, so there
+// is no interface between: an engine is another way to open one. The contract is
+// run by directorytest, against each:
+//
+//  1. PutWorkspace stores a row. The same epoch again may change state and names;
+//     a lower one, or another generation at the same epoch, is a Conflict (D3).
+//  2. Every other write is refused with kind Moved, and does nothing, unless the
+//     workspace is open at the place's generation (D1). Reads answer in any state,
+//     and only for their place: nothing of another workspace or generation shows.
+//  3. PutUsers returns people in the order given; a name that exists gives the user
+//     who has it, unchanged. Names are compared by their bytes. All or nothing.
+//  4. CreateChannel gives a number of 40 bits, not 0, that no other channel of the
+//     workspace has. A name or id that is taken is a Conflict; a first member who is
+//     not of the workspace is Invalid. A channel being imported is in no list, and
+//     its members can't be changed (Conflict) until FinishImport.
+//  5. AddMembers and RemoveMember change rows, count, outbox and urevs together (D2).
+//     The entry names exactly those whose membership changed; if there are none, it
+//     is the zero Entry and nothing was done.
+//  6. Outbox ids rise in the order of commits. OutboxPending leaves out what is not
+//     open here. OutboxDone notes where the channel was in the rows that this very
+//     entry made, and takes the entry out; once, however often it is called.
+//  7. A user's changes are numbered 1, 2, 3 … without gaps, over all channels, and
+//     the user's urev is the last of them.
+//  8. ListChannels shows public channels, the user's own, and all to an admin.
+//  9. Pages rise, by bytes, from after the cursor on; a limit below 1 gives nothing,
+//     one above 10,000 gives 10,000.
+//  10. What was answered is kept, also over a crash or the loss of power; of a write
+//     that was not answered, all is there or nothing.
+//  11. Writers may come at once; readers see whole transactions, and every write
+//     that was answered before they asked.
+//  12. A context that has ended gives kind Unavailable.
 type Directory struct {
 	write *sql.DB // one connection: SQLite has one writer
 	read  *sql.DB
@@ -127,6 +157,9 @@ type Directory struct {
 
 //go:embed migrations/*.sql
 var migrations embed.FS
+
+// uriPath hides what would end the path of a file's URI.
+var uriPath = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23") //nolint:gochecknoglobals // a constant table
 
 // readers is how many reads run side by side: SQLite reads from memory, and a
 // cell's process has few cores.
@@ -141,7 +174,7 @@ func Open(ctx context.Context, file string, now func() time.Time, log *slog.Logg
 		log = slog.New(slog.DiscardHandler)
 	}
 	// FULL: a membership that was answered is kept over a power cut.
-	dsn := "file:" + file + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate"
+	dsn := "file:" + uriPath.Replace(file) + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate"
 	d := &Directory{now: now, log: log}
 	var err error
 	if d.write, err = sql.Open("sqlite", dsn); err != nil {

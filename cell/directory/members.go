@@ -28,10 +28,10 @@ func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topolog
 		if e.Subjects, err = outsiders(ctx, tx, p, ch, us); err != nil || len(e.Subjects) == 0 {
 			return err
 		}
-		if err := addRows(ctx, tx, p, ch, e.Subjects); err != nil {
+		if err := record(ctx, tx, &e, Gained); err != nil {
 			return err
 		}
-		return record(ctx, tx, &e, Gained)
+		return addRows(ctx, tx, e)
 	})
 	if err != nil || e.ID == 0 {
 		return Entry{}, err
@@ -102,19 +102,23 @@ func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.Ch
 	return out, nil
 }
 
-func addRows(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, us []topology.UserID) error {
-	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, -1, 0)`)
+// addRows makes a recorded entry's subjects members.
+func addRows(ctx context.Context, tx *sql.Tx, e Entry) error {
+	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, $5, 0)`)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = add.Close() }() // ends with the transaction
-	for _, u := range us {
-		if _, err := add.ExecContext(ctx, p.Workspace, p.Generation, ch, u); err != nil {
+	for _, u := range e.Subjects {
+		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, e.joining()); err != nil {
 			return err
 		}
 	}
-	return countMembers(ctx, tx, p, ch, len(us))
+	return countMembers(ctx, tx, e.Place, e.Channel, len(e.Subjects))
 }
+
+// joining stands in a member's row until the entry is done.
+func (e Entry) joining() int64 { return -int64(e.ID) } //nolint:gosec // a counter of SQL's, below 2^63
 
 func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, by int) error {
 	_, err := tx.ExecContext(ctx, `UPDATE channels SET members = members + $4 WHERE workspace = $1 AND generation = $2 AND id = $3`,
@@ -159,9 +163,12 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 	return nil
 }
 
-// OutboxPending are entries that are not done, oldest first.
-func (d *Directory) OutboxPending(ctx context.Context, limit int) ([]Entry, error) {
-	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox ORDER BY id LIMIT $1`, min(limit, pageMax))
+// OutboxPending are the entries after one that are not done, oldest first. Those
+// of a workspace that is not open here are not among them: nobody may carry them out.
+func (d *Directory) OutboxPending(ctx context.Context, after uint64, limit int) ([]Entry, error) {
+	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox o WHERE id > $1 AND EXISTS (SELECT 1 FROM workspaces w
+		WHERE w.id = o.workspace AND w.generation = o.generation AND w.state = $2) ORDER BY id LIMIT $3`,
+		number(after), StateOpen, page(limit))
 }
 
 // OutboxOf are a channel's entries up to one, oldest first: what has to be done
@@ -169,7 +176,7 @@ func (d *Directory) OutboxPending(ctx context.Context, limit int) ([]Entry, erro
 func (d *Directory) OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]Entry, error) {
 	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox
 		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND id <= $4 ORDER BY id LIMIT $5`,
-		p.Workspace, p.Generation, ch, upTo, min(limit, pageMax))
+		p.Workspace, p.Generation, ch, number(upTo), page(limit))
 }
 
 const entryColumns = `id, workspace, generation, channel, kind, author, subjects, at`
@@ -186,31 +193,39 @@ func scanEntry(s scanner) (e Entry, err error) {
 
 // OutboxDone takes an entry out of the outbox: its change is in the channel's log
 // at rev, with seq top-level messages up to it. Doing so twice is the same.
-func (d *Directory) OutboxDone(ctx context.Context, id uint64, rev topology.Rev, seq topology.Seq) error {
+func (d *Directory) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, seq topology.Seq) error {
 	return d.tx(ctx, func(tx *sql.Tx) error {
-		e, err := scanEntry(tx.QueryRowContext(ctx, `SELECT `+entryColumns+` FROM outbox WHERE id = $1`, id))
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+		if err := mayWrite(ctx, tx, e.Place); err != nil {
+			return err
 		}
+		gone, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1 AND workspace = $2 AND generation = $3`, e.ID, e.Place.Workspace, e.Place.Generation)
 		if err != nil {
 			return err
 		}
-		if e.Kind != change.Left {
-			set, err := tx.PrepareContext(ctx, `UPDATE members SET joined_seq = $5, joined_rev = $6
-				WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4 AND joined_seq < 0`)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = set.Close() }() // ends with the transaction
-			for _, u := range e.Subjects {
-				if _, err := set.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, seq, rev); err != nil {
-					return err
-				}
-			}
+		if n, err := gone.RowsAffected(); err != nil || n == 0 {
+			return err
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1`, id)
-		return err
+		return settle(ctx, tx, e, rev, seq)
 	})
+}
+
+// settle notes in the rows that an entry made where the channel was.
+func settle(ctx context.Context, tx *sql.Tx, e Entry, rev topology.Rev, seq topology.Seq) error {
+	if e.Kind == change.Left {
+		return nil
+	}
+	set, err := tx.PrepareContext(ctx, `UPDATE members SET joined_seq = $5, joined_rev = $6
+		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4 AND joined_seq = $7`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = set.Close() }() // ends with the transaction
+	for _, u := range e.Subjects {
+		if _, err := set.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, seq, rev, e.joining()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func scanMembership(s scanner) (m Membership, err error) {
@@ -246,7 +261,7 @@ func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.C
 	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
 	return many(ctx, d.read, scan,
 		`SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member > $4 ORDER BY member LIMIT $5`,
-		p.Workspace, p.Generation, ch, after, min(limit, pageMax))
+		p.Workspace, p.Generation, ch, after, page(limit))
 }
 
 // MemberCount is how many members a channel has.

@@ -75,7 +75,7 @@ func (d *Directory) User(ctx context.Context, p topology.Place, u topology.UserI
 func (d *Directory) Users(ctx context.Context, p topology.Place, after topology.UserID, limit int) ([]User, error) {
 	return many(ctx, d.read, scanUser,
 		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND id > $3 ORDER BY id LIMIT $4`,
-		p.Workspace, p.Generation, after, min(limit, pageMax))
+		p.Workspace, p.Generation, after, page(limit))
 }
 
 // namesMax bounds one question for names: those of one message.
@@ -96,8 +96,10 @@ func (d *Directory) UsersByName(ctx context.Context, p topology.Place, names []s
 		return nil, err
 	}
 	for _, u := range us {
-		out[string(u.ID)] = u.ID
 		out[u.Name] = u.ID
+	}
+	for _, u := range us { // last: nobody takes another's id by a name
+		out[string(u.ID)] = u.ID
 	}
 	return out, nil
 }
@@ -136,7 +138,7 @@ func (d *Directory) UserChanges(ctx context.Context, p topology.Place, u topolog
 	return many(ctx, d.read, scan,
 		`SELECT urev, kind, channel, author, at FROM user_changes
 		 WHERE workspace = $1 AND generation = $2 AND member = $3 AND urev > $4 ORDER BY urev LIMIT $5`,
-		p.Workspace, p.Generation, u, after, min(limit, pageMax))
+		p.Workspace, p.Generation, u, number(after), page(limit))
 }
 
 // placeholders adds values to args and returns "$n, $n+1, …" for them.

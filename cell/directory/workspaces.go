@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -11,6 +12,15 @@ import (
 
 // pageMax bounds every page.
 const pageMax = 10_000
+
+// page bounds a limit; engines read a negative one as none, or refuse it.
+func page(limit int) int { return max(0, min(limit, pageMax)) }
+
+// number is a counter that a caller gave, as SQL takes it: engines have no
+// numbers above 2^63 - 1, and neither has a row.
+func number[N ~uint64](n N) int64 {
+	return int64(min(uint64(n), math.MaxInt64))
+}
 
 // PutWorkspace stores a workspace's row. The same epoch again changes nothing but
 // names and state; a lower one is a Conflict.
@@ -63,7 +73,7 @@ func (d *Directory) Workspace(ctx context.Context, ws topology.WorkspaceID) (Wor
 // Workspaces pages the rows by id.
 func (d *Directory) Workspaces(ctx context.Context, after topology.WorkspaceID, limit int) ([]Workspace, error) {
 	return many(ctx, d.read, scanWorkspace,
-		`SELECT `+workspaceColumns+` FROM workspaces WHERE id > $1 ORDER BY id LIMIT $2`, after, min(limit, pageMax))
+		`SELECT `+workspaceColumns+` FROM workspaces WHERE id > $1 ORDER BY id LIMIT $2`, after, page(limit))
 }
 
 // one scans a row, or says NotFound.

@@ -2,17 +2,28 @@
 // outbox entry in the same transaction, then in the channel's log at its rev. A
 // call answers when both are done; what a crash leaves in the outbox is carried
 // on by Run.
+//
+// Invariants:
+//
+//	R1 The changes of a channel's log are in the order of the directory's: an entry
+//	   is carried out only when every older one of its channel is, and by one
+//	   goroutine of the process at a time.
+//	R2 A call that succeeds leaves nothing of what it found pending in its channel,
+//	   also when it changed nothing itself: it may be the repeat of one that died.
+//	R3 A channel that refuses its entries holds up no other channel.
 package roster
 
 import (
 	"context"
 	"log/slog"
+	"math"
 	"time"
 
 	"parley/cell/change"
 	"parley/cell/channel"
 	"parley/cell/directory"
 	"parley/cell/router"
+	"parley/internal/problem"
 	"parley/internal/topology"
 )
 
@@ -21,8 +32,9 @@ type Directory interface {
 	CreateChannel(ctx context.Context, p topology.Place, ch directory.Channel, members []topology.UserID) (directory.Channel, directory.Entry, error)
 	AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (directory.Entry, error)
 	RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (directory.Entry, error)
-	OutboxPending(ctx context.Context, limit int) ([]directory.Entry, error)
-	OutboxDone(ctx context.Context, id uint64, rev topology.Rev, seq topology.Seq) error
+	OutboxPending(ctx context.Context, after uint64, limit int) ([]directory.Entry, error)
+	OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]directory.Entry, error)
+	OutboxDone(ctx context.Context, e directory.Entry, rev topology.Rev, seq topology.Seq) error
 }
 
 // Members commits a change of membership to a channel's log; the same key is
@@ -46,6 +58,8 @@ type Roster struct {
 	bus      router.Bus
 	now      func() time.Time
 	log      *slog.Logger
+	turns    turns
+	refused  map[topology.ChannelRef]refusal // the sweep's alone
 }
 
 // New makes a Roster.
@@ -53,7 +67,7 @@ func New(cfg Config, d Directory, m Members, b router.Bus, now func() time.Time,
 	if cfg.Every <= 0 {
 		cfg.Every = 5 * time.Second
 	}
-	return &Roster{cfg: cfg, dir: d, channels: m, bus: b, now: now, log: log}
+	return &Roster{cfg: cfg, dir: d, channels: m, bus: b, now: now, log: log, refused: map[topology.ChannelRef]refusal{}}
 }
 
 // Create makes a channel with its first members.
@@ -62,7 +76,7 @@ func (r *Roster) Create(ctx context.Context, p topology.Place, ch directory.Chan
 	if err != nil {
 		return directory.Channel{}, err
 	}
-	_, err = r.carryOut(ctx, e)
+	_, err = r.finish(ctx, p, ch.ID, e)
 	return row, err
 }
 
@@ -73,7 +87,7 @@ func (r *Roster) Add(ctx context.Context, p topology.Place, ch topology.ChannelI
 	if err != nil {
 		return 0, err
 	}
-	return r.carryOut(ctx, e)
+	return r.finish(ctx, p, ch, e)
 }
 
 // Remove takes a user out: when it returns, nothing after the rev reaches the
@@ -83,23 +97,74 @@ func (r *Roster) Remove(ctx context.Context, p topology.Place, ch topology.Chann
 	if err != nil {
 		return 0, err
 	}
-	return r.carryOut(ctx, e)
+	return r.finish(ctx, p, ch, e)
 }
 
-// carryOut puts an outbox entry into the channel's log and tells the users. Each
-// step is safe to repeat.
-func (r *Roster) carryOut(ctx context.Context, e directory.Entry) (topology.Rev, error) {
-	if e.ID == 0 {
-		return 0, nil
+// finish carries out what the directory has, for the call that changed it: the
+// rev is that of the call's own entry, 0 without one.
+func (r *Roster) finish(ctx context.Context, p topology.Place, ch topology.ChannelID, e directory.Entry) (topology.Rev, error) {
+	upTo := e.ID
+	if upTo == 0 {
+		upTo = math.MaxInt64 // R2
 	}
-	done, err := r.channels.Member(ctx, channel.Member{
-		Channel: topology.ChannelRef{Place: e.Place, Channel: e.Channel}, Kind: e.Kind, Author: e.Author,
-		Subjects: e.Subjects, Key: e.Key(),
-	})
+	ref := topology.ChannelRef{Place: p, Channel: ch}
+	last, err := r.carryOut(ctx, ref, upTo)
+	if err == nil && e.ID != 0 && last.entry != e.ID {
+		// Another call has carried it out with its own. The log gives its rev back.
+		var done change.Change
+		done, err = r.channels.Member(ctx, member(e))
+		last.rev = done.Rev
+	}
+	switch {
+	case problem.Is(err, problem.Unavailable):
+		// The directory has the change, so it will be made: "not done" would be wrong.
+		return 0, problem.Wrap(err, problem.Unknown, "the change of members is under way, but not yet in the channel; try again")
+	case err != nil || e.ID == 0:
+		return 0, err
+	}
+	return last.rev, nil
+}
+
+// carried is an entry that is done, and the rev of its change.
+type carried struct {
+	entry uint64
+	rev   topology.Rev
+}
+
+// carryOut carries out a channel's pending entries up to one, in their order
+// (R1), and returns the last of them.
+func (r *Roster) carryOut(ctx context.Context, ref topology.ChannelRef, upTo uint64) (last carried, err error) {
+	leave, err := r.turns.take(ctx, ref)
+	if err != nil {
+		return carried{}, err
+	}
+	defer leave()
+	for {
+		es, err := r.dir.OutboxOf(ctx, ref.Place, ref.Channel, upTo, outboxBatch)
+		if err != nil {
+			return last, err
+		}
+		for _, e := range es {
+			rev, err := r.carryOutOne(ctx, e)
+			if err != nil {
+				return last, err
+			}
+			last = carried{e.ID, rev}
+		}
+		if len(es) < outboxBatch {
+			return last, nil
+		}
+	}
+}
+
+// carryOutOne puts an outbox entry into the channel's log and tells the users.
+// Each step is safe to repeat.
+func (r *Roster) carryOutOne(ctx context.Context, e directory.Entry) (topology.Rev, error) {
+	done, err := r.channels.Member(ctx, member(e))
 	if err != nil {
 		return 0, err
 	}
-	if err := r.dir.OutboxDone(ctx, e.ID, done.Rev, done.HeadSeq); err != nil {
+	if err := r.dir.OutboxDone(ctx, e, done.Rev, done.HeadSeq); err != nil {
 		return 0, err
 	}
 	notice := router.Notice{Kind: router.NoticeURev, Channel: e.Channel}.Encode()
@@ -109,42 +174,9 @@ func (r *Roster) carryOut(ctx context.Context, e directory.Entry) (topology.Rev,
 	return done.Rev, nil
 }
 
-// outboxBatch bounds what one look at the outbox takes.
-const outboxBatch = 100
-
-// Run carries out what calls that died have left in the outbox, until ctx ends.
-// An entry younger than Config.Every is its own call's business.
-func (r *Roster) Run(ctx context.Context, ready func()) error {
-	ready()
-	tick := time.NewTicker(r.cfg.Every)
-	defer tick.Stop()
-	for {
-		if err := r.sweep(ctx); err != nil && ctx.Err() == nil {
-			r.log.Warn("outbox not carried out; trying again", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+func member(e directory.Entry) channel.Member {
+	return channel.Member{
+		Channel: topology.ChannelRef{Place: e.Place, Channel: e.Channel}, Kind: e.Kind, Author: e.Author,
+		Subjects: e.Subjects, Key: e.Key(),
 	}
-}
-
-func (r *Roster) sweep(ctx context.Context) error {
-	es, err := r.dir.OutboxPending(ctx, outboxBatch)
-	if err != nil {
-		return err
-	}
-	var first error
-	for _, e := range es {
-		if r.now().Sub(e.At) < r.cfg.Every {
-			continue
-		}
-		step, cancel := context.WithTimeout(ctx, r.cfg.Every)
-		if _, err := r.carryOut(step, e); err != nil && first == nil {
-			first = err
-		}
-		cancel()
-	}
-	return first
 }

@@ -39,7 +39,8 @@ CREATE TABLE channels (
   UNIQUE (workspace, generation, number)
 );
 
--- joined_seq is -1 until the change is in the channel's log.
+-- Until the joining is in the channel's log, joined_seq is minus the id of its entry
+-- in the outbox: an older entry of the same user must not settle a newer joining.
 CREATE TABLE members (
   workspace  TEXT   NOT NULL,
   generation BIGINT NOT NULL,
