@@ -113,6 +113,9 @@ func (a *API) adminCreate(ctx context.Context, in *adminChannelIn) (*body[chat.A
 	}
 	row.Importing, row.ImportDigest = importing, r.ImportDigest
 	if row, err = a.roster.Create(ctx, c.Place, row, r.Members); err != nil {
+		if problem.Is(err, problem.Invalid) { // what it is told of is members, by the name they have here
+			err = problem.Field("members", "names somebody who is not in this workspace")
+		}
 		return nil, err
 	}
 	return a.adminAnswer(ctx, c, row)

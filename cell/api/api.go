@@ -116,15 +116,12 @@ func Handler(d Deps) http.Handler {
 		_, _ = w.Write(b) // the peer may be gone; nothing to do about it
 	})
 	a.registerInternal(root)
-	root.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		problem.Write(w, problem.New(problem.NotFound, "no such path: %s", r.URL.Path))
-	})
-	return a.bounded(root)
+	return a.bounded(documented(root))
 }
 
-// documented answers what the mux does not know with problem documents.
-// Every body is taken for JSON, whatever its type says: curl's default is a form,
-// and a body that is no JSON is told so.
+// documented answers what the mux does not know with problem documents. Every body
+// is taken for JSON, whatever its type says: curl's default is a form, and a body
+// that is no JSON is told so.
 func documented(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set("Content-Type", "application/json")

@@ -33,12 +33,16 @@ func documentOf(status int, msg string, errs []error) *problem.Document {
 			continue
 		}
 		d.Field = fieldOf(detail.Location)
-		if name, ok := missing(detail.Message); ok {
-			d.Field, detail.Message = name, "is missing"
+		why := detail.Message
+		if name, ok := missing(why); ok {
+			if d.Field != "" {
+				name = d.Field + "." + name
+			}
+			d.Field, why = name, "is missing"
 		}
-		d.Detail = msg + ": " + detail.Message
+		d.Detail = msg + ": " + why
 		if d.Field != "" {
-			d.Detail = d.Field + ": " + detail.Message
+			d.Detail = d.Field + ": " + why
 		}
 		break
 	}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -46,7 +48,13 @@ func (a *API) openWorkspace(w http.ResponseWriter, r *http.Request) {
 	var o WorkspaceOrder
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, orderBytesMax))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&o); err != nil {
+	err := d.Decode(&o)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("something follows it")
+		}
+	}
+	if err != nil {
 		problem.Write(w, problem.Wrap(err, problem.Invalid, "the body is not a workspace order: %v", err))
 		return
 	}
@@ -54,7 +62,7 @@ func (a *API) openWorkspace(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Field("state", "must be %q", directory.StateOpen))
 		return
 	}
-	err := a.directory.PutWorkspace(r.Context(), directory.Workspace{
+	err = a.directory.PutWorkspace(r.Context(), directory.Workspace{
 		ID: topology.WorkspaceID(r.PathValue("id")), Epoch: o.Epoch, Generation: o.Generation, State: directory.StateOpen,
 		Slug: o.Slug, Name: o.Name,
 	})

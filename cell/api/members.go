@@ -53,6 +53,9 @@ func (a *API) join(ctx context.Context, in *channelIn) (*body[chat.MembershipRes
 
 func (a *API) leave(ctx context.Context, in *channelIn) (*body[chat.MembershipResponse], error) {
 	c := callerOf(ctx)
+	if c.User == "" {
+		return nil, problem.New(problem.Denied, "the token names no user to leave as")
+	}
 	return a.remove(ctx, c, in.Channel, c.User)
 }
 

@@ -26,7 +26,7 @@ type AdminChannelRequest struct {
 	Name         string            `json:"name"`
 	Topic        string            `json:"topic,omitempty"`
 	Private      bool              `json:"private,omitempty"`
-	CreatedTS    *Timestamp        `json:"created_ts,omitempty" doc:"imports only; default now"`
+	CreatedTS    *Timestamp        `json:"created_ts,omitempty" format:"date-time" doc:"imports only; default now"`
 	Members      []topology.UserID `json:"members,omitempty" doc:"at most 1,000; not with an import"`
 	ImportDigest string            `json:"import_digest,omitempty" doc:"names the file; the same digest finds the channel again"`
 }
@@ -42,7 +42,7 @@ type AdminChannel struct {
 // ImportMessage is one message of an import, in order of time.
 type ImportMessage struct {
 	UserID  topology.UserID `json:"user_id"`
-	TS      Timestamp       `json:"ts"`
+	TS      Timestamp       `json:"ts" format:"date-time"`
 	Text    string          `json:"text"`
 	RootSeq topology.Seq    `json:"root_seq,omitempty" doc:"the seq of the message replied to; 0 = top-level"`
 }
