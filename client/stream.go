@@ -28,12 +28,16 @@ type Event struct {
 // unless a reset event lies between. I2 A cursor moves when its event is handed
 // over, never before.
 type Stream struct {
-	edges []*Client
-	log   *slog.Logger
-	out   chan Event
+	edges    []*Client
+	log      *slog.Logger
+	out      chan Event
+	observer Observer
+	sockets  uint64 // opened so far; Run's alone
 
 	mu      sync.Mutex
-	socket  *Socket // nil while there is none
+	socket  *Socket       // nil while there is none
+	changed chan struct{} // closed and renewed when it changes
+	waiters map[string]chan answer
 	cursors map[topology.ChannelID]topology.Rev
 	began   bool // a hello was had: from then on sockets resume
 }
@@ -50,7 +54,10 @@ func NewStream(edges []*Client, cursors map[topology.ChannelID]topology.Rev, log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Stream{edges: edges, log: log, out: make(chan Event, streamQueueMax), cursors: maps.Clone(cursors), began: cursors != nil}
+	s := &Stream{
+		edges: edges, log: log, out: make(chan Event, streamQueueMax), observer: silent{},
+		changed: make(chan struct{}), waiters: map[string]chan answer{}, cursors: maps.Clone(cursors), began: cursors != nil,
+	}
 	if s.cursors == nil {
 		s.cursors = make(map[topology.ChannelID]topology.Rev)
 	}
@@ -107,13 +114,19 @@ func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error)
 	s.mu.Unlock()
 	socket, err := edge.Dial(ctx, resume)
 	if err != nil {
+		s.observer.Failed(edge.base.String(), err)
 		return false, err
 	}
+	s.sockets++
+	s.observer.Opened(s.sockets, edge.base.String(), resume)
+	defer func() { s.observer.Closed(s.sockets, err) }()
 	defer func() { _ = socket.Close() }() // the reason is in err
 	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer stop()
 	if resume {
-		if err := socket.Resume(s.Cursors()); err != nil {
+		cursors := s.Cursors()
+		s.observer.Resumed(s.sockets, cursors)
+		if err := socket.Resume(cursors); err != nil {
 			return false, err
 		}
 	}
@@ -127,6 +140,7 @@ func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error)
 		if err != nil {
 			return held, err
 		}
+		s.observer.Came(s.sockets, raw)
 		if e.Type == chat.TypeGoaway {
 			return true, s.leave(ctx, raw)
 		}
@@ -135,12 +149,6 @@ func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error)
 		}
 		held = true
 	}
-}
-
-func (s *Stream) hold(socket *Socket) {
-	s.mu.Lock()
-	s.socket = socket
-	s.mu.Unlock()
 }
 
 // take hands one event over, if it is new, and moves its cursor.
@@ -155,6 +163,11 @@ func (s *Stream) take(ctx context.Context, e Event, resumed bool) error {
 	switch {
 	case e.Type == chat.TypeHello:
 		return s.hello(ctx, e, resumed)
+	case e.Type == chat.TypeAck, e.Type == chat.TypeError: // an answer's rev is no change
+		if s.answered(e) {
+			return nil
+		}
+		return s.hand(ctx, e)
 	case e.Type == chat.TypeResumed, e.Type == chat.TypeReset:
 	case rev == 0:
 		return s.hand(ctx, e)

@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -270,7 +271,7 @@ const leaveMax = time.Second
 // leave ends a registration in order: others see at once that the holder left,
 // and did not just fall silent.
 func (r *Registry) leave(ctx context.Context, g *Registration, lease clientv3.LeaseID) {
-	if lease == 0 {
+	if lease == 0 || failpoint.Crashed(ctx) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveMax)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"parley/cell/router"
+	"parley/internal/failpoint"
 )
 
 const (
@@ -29,6 +30,9 @@ func (s *Server) beaconLoop(ctx context.Context) {
 			continue
 		case <-tick.C:
 		}
+		if failpoint.At(ctx, failpoint.ChannelBeacon, string(s.cfg.ID)) != nil {
+			continue
+		}
 		s.beacon()
 		s.evict()
 		for i := range s.held {
@@ -46,7 +50,7 @@ func (s *Server) beacon() {
 	var out []router.Beacon
 	heads := 0
 	send := func() {
-		if len(out) > 0 {
+		if len(out) > 0 && !failpoint.Drop(failpoint.ChannelBeacon, string(s.cfg.ID)) {
 			s.deps.Bus.Publish(router.BeaconTopic, router.EncodeBeacons(out))
 		}
 		out, heads = nil, 0

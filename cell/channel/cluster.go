@@ -38,7 +38,15 @@ type Cluster struct {
 // holder is who took a shard, with which token.
 type holder struct {
 	token topology.Token
-	id    topology.ServerID // "" = has left it
+	id    topology.ServerID  // "" = has left it
+	calls map[*call]struct{} // under way there
+}
+
+// call is a request under way at a holder. It is given up when another takes the
+// shard: one that hangs may be asked in vain for ever.
+type call struct {
+	cancel context.CancelFunc
+	passed bool // the holder was passed over; under Cluster.mu
 }
 
 // pinged is a server's answer to a ping.
@@ -112,12 +120,38 @@ func (c *Cluster) wakeAll() {
 	}
 }
 
-// ping asks every known server.
+// pingMax bounds a ping: who needs longer inside a cell hangs, and is passed over.
+const pingMax = time.Second
+
+// ping asks every known server, all at once.
 func (c *Cluster) ping(ctx context.Context) map[topology.ServerID]pinged {
-	out := map[topology.ServerID]pinged{}
-	for _, s := range c.all() {
-		st, err := s.Ping(ctx)
-		out[s.ID()] = pinged{Status: st, ok: err == nil}
+	type answer struct {
+		id topology.ServerID
+		pinged
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingMax)
+	defer cancel()
+	all := c.all()
+	answers := make(chan answer, len(all)) // one slot each: who answers late blocks nobody
+	for _, s := range all {
+		go func() {
+			st, err := s.Ping(ctx)
+			answers <- answer{s.ID(), pinged{Status: st, ok: err == nil}}
+		}()
+	}
+	out := make(map[topology.ServerID]pinged, len(all))
+	for range all {
+		select {
+		case a := <-answers:
+			out[a.id] = a.pinged
+		case <-ctx.Done():
+			for _, s := range all {
+				if _, ok := out[s.ID()]; !ok {
+					out[s.ID()] = pinged{}
+				}
+			}
+			return out
+		}
 	}
 	return out
 }
@@ -136,10 +170,39 @@ func (c *Cluster) free(ctx context.Context, to topology.ServerID, shards map[top
 func (c *Cluster) taken(id topology.Shard, t topology.Token, by topology.ServerID) {
 	c.mu.Lock()
 	if t > c.owners[id].token {
+		for under := range c.owners[id].calls {
+			under.passed = true
+			under.cancel()
+		}
 		c.owners[id] = holder{token: t, id: by}
 	}
 	c.mu.Unlock()
 	c.changed.fire()
+}
+
+// begin notes a call at the holder of a shard; end is called once.
+func (c *Cluster) begin(ctx context.Context, id topology.Shard, t topology.Token) (_ context.Context, end func() (passed bool)) {
+	ctx, cancel := context.WithCancel(ctx)
+	under := &call{cancel: cancel}
+	c.mu.Lock()
+	o := &c.owners[id]
+	if o.token != t { // meanwhile
+		under.passed = true
+		cancel()
+	} else {
+		if o.calls == nil {
+			o.calls = map[*call]struct{}{}
+		}
+		o.calls[under] = struct{}{}
+	}
+	c.mu.Unlock()
+	return ctx, func() bool {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.owners[id].calls, under)
+		return under.passed
+	}
 }
 
 // left notes that a holder is one no more.
@@ -188,22 +251,27 @@ func (c *Cluster) await(ctx context.Context, id topology.Shard) (*Server, topolo
 	}
 }
 
-// ask calls the owner of a channel, and the next one if that is not it. again
-// says that a call with an unknown outcome may be repeated. Once one outcome was
-// unknown, a refusal of the repetition does not mean that nothing was done.
-func ask[T any](ctx context.Context, c *Cluster, ch topology.ChannelRef, again bool, call func(*Server) (T, error)) (T, error) {
+// ask calls the owner of a channel, and the next one if that is not it, or is
+// passed over meanwhile. again says that a call with an unknown outcome may be
+// repeated. Once one outcome was unknown, a refusal of the repetition does not
+// mean that nothing was done.
+func ask[T any](ctx context.Context, c *Cluster, ch topology.ChannelRef, again bool, call func(context.Context, *Server) (T, error)) (T, error) {
 	var unknown error
 	for {
 		var v T
+		var passed bool
 		s, token, err := c.await(ctx, ch.Shard())
 		if err == nil {
-			v, err = call(s)
+			under, end := c.begin(ctx, ch.Shard(), token)
+			v, err = call(under, s)
+			passed = end() && ctx.Err() == nil
 		}
 		switch kind := problem.KindOf(err); {
 		case err == nil:
 			return v, nil
 		case kind == problem.NotOwner, kind == problem.Fenced:
 			c.left(ch.Shard(), token)
+		case passed && kind == problem.Unavailable: // it was not begun there
 		case kind == problem.Unknown && again && ctx.Err() == nil:
 			unknown = err
 		case unknown != nil && kind != problem.Conflict:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"parley/cell/change"
 	"parley/cell/eventlog"
 	"parley/cell/history"
 	"parley/cell/msglog"
@@ -104,6 +105,9 @@ type Deps struct {
 	Logger *slog.Logger
 	// Metrics takes the server's metrics; nil = nowhere.
 	Metrics prometheus.Registerer
+	// Tap is told of all changes that were confirmed, before anything of them
+	// leaves; nil = nobody is. Drills write their append log with it.
+	Tap func(ch topology.ChannelRef, t topology.Token, cs []change.Change)
 }
 
 // validate lists what is missing.

@@ -6,6 +6,7 @@ import (
 
 	"parley/cell/msglog"
 	"parley/cell/ownership"
+	"parley/internal/failpoint"
 	"parley/internal/topology"
 )
 
@@ -60,6 +61,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (s *Server) look(ctx context.Context, wanted map[topology.Shard]time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, lookMax)
 	defer cancel()
+	if err := failpoint.At(ctx, failpoint.ChannelLook, string(s.cfg.ID)); err != nil {
+		return err
+	}
 	fences, err := s.readFences(ctx)
 	if err != nil {
 		return err

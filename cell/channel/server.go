@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"parley/cell/msglog"
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -172,7 +173,10 @@ type Status struct {
 }
 
 // Ping answers while the server runs.
-func (s *Server) Ping(_ context.Context) (Status, error) {
+func (s *Server) Ping(ctx context.Context) (Status, error) {
+	if err := failpoint.At(ctx, failpoint.ChannelPing, string(s.cfg.ID)); err != nil {
+		return Status{}, err
+	}
 	if s.running() == nil {
 		return Status{}, problem.New(problem.Unavailable, "the channel server does not run")
 	}

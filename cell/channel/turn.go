@@ -8,6 +8,7 @@ import (
 	"parley/cell/change"
 	"parley/cell/msglog"
 	"parley/cell/router"
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -190,6 +191,14 @@ func (sh *shard) commit(drafts []*draft) error {
 	sh.s.metrics.batch.Observe(float64(count))
 	sh.s.metrics.changes.Add(float64(count))
 	sh.lag.Add(int64(count))
+	if err := failpoint.Hang(failpoint.ChannelShow, string(sh.s.cfg.ID)); err != nil {
+		return sh.failed(err)
+	}
+	if tap := sh.s.deps.Tap; tap != nil {
+		for _, b := range batches {
+			tap(b.Channel, sh.token, b.Changes)
+		}
+	}
 	for _, d := range drafts {
 		if len(d.entries) > 0 {
 			sh.show(d)
@@ -210,6 +219,9 @@ func (sh *shard) show(d *draft) {
 	r.mu.Unlock()
 	if !d.quiet {
 		for i := range d.entries {
+			if failpoint.Drop(failpoint.ChannelPublish, string(sh.s.cfg.ID)) {
+				continue
+			}
 			sh.s.deps.Bus.Publish(r.topic, sh.eventOf(r.ref, &d.entries[i]).Encode())
 		}
 	}

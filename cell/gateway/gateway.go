@@ -34,6 +34,7 @@ import (
 	"parley/cell/directory"
 	"parley/cell/presence"
 	"parley/cell/router"
+	"parley/internal/failpoint"
 	"parley/internal/link"
 	"parley/internal/pki"
 	"parley/internal/problem"
@@ -208,6 +209,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	cancel()
 	g.work.Wait()
 	g.bus.Close()
+	if failpoint.Crashed(ctx) {
+		return err
+	}
 	leave, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer done()
 	if err := g.deps.Presence.Leave(leave, g.cfg.ID); err != nil {

@@ -1,10 +1,12 @@
 package pebbledb
 
 import (
+	"context"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 )
 
@@ -41,7 +43,7 @@ func (r *room) take(n int) error {
 		usage, err := r.fs.GetDiskUsage(r.dir)
 		r.full.Store(err == nil && usage.AvailBytes < freeMin)
 	}
-	if r.full.Load() {
+	if r.full.Load() || failpoint.At(context.Background(), failpoint.DiskRoom, r.dir) != nil {
 		return problem.New(problem.Full, "the disk is nearly full: free space, or add some")
 	}
 	return nil

@@ -23,6 +23,7 @@ import (
 	"parley/cell/channel"
 	"parley/cell/directory"
 	"parley/cell/router"
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -169,6 +170,9 @@ func (r *Roster) carryOutOne(ctx context.Context, e directory.Entry) (topology.R
 	}
 	notice := router.Notice{Kind: router.NoticeURev, Channel: e.Channel}.Encode()
 	for _, u := range e.Subjects {
+		if failpoint.Drop(failpoint.RosterNotice, string(u)) {
+			continue
+		}
 		r.bus.Publish(router.UserTopic(u), notice)
 	}
 	return done.Rev, nil

@@ -29,6 +29,7 @@ func devCommand() *cobra.Command {
 	f.StringVar(&c.Data, "data", c.Data, "directory for all data")
 	f.IntVar(&c.PortBase, "port-base", c.PortBase, "first port: edges, then control plane, then the rest; 0 takes free ones and keeps them")
 	f.BoolVar(&c.TLS, "tls", c.TLS, "clients speak TLS, too (with the development CA in DATA/ca/ca.pem)")
+	f.BoolVar(&c.Admin, "admin", c.Admin, "each role serves health, metrics and profiles on a port of its own (in dev.json)")
 	ephemeral := f.Bool("ephemeral", false, "use a new directory and remove it in the end")
 	level := f.String("log", "warn", "debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -44,7 +45,7 @@ func devCommand() *cobra.Command {
 			defer func() { _ = os.RemoveAll(dir) }() // what can't be removed is the system's to clean
 			c.Data = filepath.Join(dir, "data")
 		}
-		log, at, err := newLog(cmd.ErrOrStderr(), *level)
+		log, at, err := newLog(cmd.ErrOrStderr(), *level, "text")
 		if err != nil {
 			return err
 		}
@@ -63,10 +64,18 @@ func regionNames(rs []topology.RegionID) []string {
 	return out
 }
 
-func newLog(w io.Writer, level string) (*slog.Logger, *slog.LevelVar, error) {
+func newLog(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
 	at := new(slog.LevelVar)
 	if err := at.UnmarshalText([]byte(level)); err != nil {
 		return nil, nil, usage("--log: must be debug, info, warn or error, not %q", level)
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: at})), at, nil
+	o := &slog.HandlerOptions{Level: at}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), at, nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), at, nil
+	default:
+		return nil, nil, usage("--log-format: must be text or json, not %q", format)
+	}
 }

@@ -118,7 +118,8 @@ func regionTable(rows ...*controlv1.Region) table {
 	return t
 }
 
-func cellCommand() *cobra.Command {
+// cellCommands are the operators' commands about cells.
+func cellCommands() []*cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List the cells with their load", Args: exactly(), RunE: withControl(func(cmd *cobra.Command, c controlv1connect.ControlServiceClient, _ []string) error {
 		rows, err := all(func(p *controlv1.Page) ([]*controlv1.Cell, string, error) {
 			r, err := c.ListCells(cmd.Context(), connect.NewRequest(&controlv1.ListCellsRequest{Page: p}))
@@ -156,9 +157,11 @@ func cellCommand() *cobra.Command {
 		did(cmd, r.Msg.GetDone(), "cell "+args[0]+" created")
 		return show(cmd, r.Msg, cellTable(r.Msg.GetCell()))
 	})
-	return group("cell", "Cells", list, get, create,
+	return []*cobra.Command{
+		list, get, create,
 		cellState("cordon CELL", "Keep new workspaces away from a cell", "cordoned"),
-		cellState("uncordon CELL", "Let new workspaces into a cell again", "active"))
+		cellState("uncordon CELL", "Let new workspaces into a cell again", "active"),
+	}
 }
 
 func cellState(use, short, to string) *cobra.Command {

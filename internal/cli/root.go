@@ -63,9 +63,9 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	in("run", devCommand())
+	in("run", devCommand(), controlCommand(), cellCommand(), edgeCommand(), pkiCommand())
 	in("talk", chatCommand(), seedCommand(), importCommand())
-	in("operate", regionCommand(), cellCommand(), workspaceCommand(), raftCommand(), tokenCommand(), auditCommand(), statusCommand())
+	in("operate", regionCommand(), workspaceCommand(), raftCommand(), tokenCommand(), auditCommand(), statusCommand())
 	return root
 }
 

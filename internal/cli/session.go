@@ -277,7 +277,17 @@ func explain(err error) string {
 		}
 		return call.Message()
 	}
-	if p, ok := errors.AsType[*problem.Error](err); ok {
+	if p, ok := err.(*problem.Error); ok { //nolint:errorlint // what it wraps is for the log
+		return p.Msg
+	}
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		var lines []string
+		for _, e := range several.Unwrap() {
+			lines = append(lines, explain(e))
+		}
+		return strings.Join(lines, "\n")
+	}
+	if p, ok := errors.AsType[*problem.Error](err); ok && err.Error() == p.Error() {
 		return p.Msg
 	}
 	return err.Error()

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"parley/controlplane"
-	"parley/edge"
 	"parley/internal/lifecycle"
 	"parley/internal/pki"
 	"parley/internal/problem"
@@ -59,7 +57,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func(Info)) (err
 			}
 		}
 	}
-	if w.operator, err = operatorToken(filepath.Join(c.Data, "operator-token")); err != nil {
+	if w.operator, err = operatorToken(w.operatorFile()); err != nil {
 		return err
 	}
 	if w.ca, err = pki.OpenAuthority(filepath.Join(c.Data, "ca")); err != nil {
@@ -72,6 +70,13 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func(Info)) (err
 		{Name: "demo", Run: w.demo},
 	}
 	return lifecycle.Run(ctx, func() {}, drainMax, log, parts...)
+}
+
+func (w *cluster) operatorFile() string { return filepath.Join(w.Data, "operator-token") }
+
+// process is what all roles' configs have.
+func (w *cluster) process(name, certs string) roles.Process {
+	return roles.Process{Dir: filepath.Join(w.Data, name), CertDir: certs, DrainMax: drainMax, Admin: w.plan.admin[name]}
 }
 
 // runner is a part's Run.
@@ -146,9 +151,9 @@ func (w *cluster) etcdParts() []runner {
 }
 
 func (w *cluster) controlParts() []runner {
-	var peers []controlplane.Peer
+	var peers []roles.Peer
 	for _, n := range w.plan.control {
-		peers = append(peers, controlplane.Peer{ID: n.id, RaftAddr: n.raft, APIURL: "https://" + n.api})
+		peers = append(peers, roles.Peer{ID: n.id, RaftAddr: n.raft, APIURL: "https://" + n.api})
 	}
 	var out []runner
 	for _, n := range w.plan.control {
@@ -157,12 +162,10 @@ func (w *cluster) controlParts() []runner {
 			if err != nil {
 				return err
 			}
-			return roles.RunControl(ctx, ready, roles.Control{
-				Config: controlplane.Config{
-					ID: n.id, RaftAddr: n.raft, APIAddr: n.api, Peers: peers, Dir: filepath.Join(w.Data, n.id), BootstrapToken: w.operator,
-				},
-				CertDir: dir,
-			}, w.log)
+			c := roles.DefaultControl()
+			c.Process = w.process(n.id, dir)
+			c.ID, c.RaftAddr, c.APIAddr, c.Peers, c.BootstrapTokenFile = n.id, n.raft, n.api, peers, w.operatorFile()
+			return roles.RunControl(ctx, ready, c, w.log)
 		})
 	}
 	return out
@@ -178,7 +181,7 @@ func (w *cluster) cellParts() []runner {
 					return err
 				}
 				cfg := roles.Cell{
-					ID: c.id, Region: r.id, Dir: filepath.Join(w.Data, string(c.id)), CertDir: dir, Etcd: []string{r.etcdClient}, Servers: c.servers,
+					Process: w.process(string(c.id), dir), ID: c.id, Region: r.id, Etcd: []string{r.etcdClient}, Servers: c.servers,
 				}
 				for _, g := range c.gateways {
 					cfg.Gateways = append(cfg.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.link, APIAddr: g.api})
@@ -204,7 +207,7 @@ func (w *cluster) edgeParts() []runner {
 					return err
 				}
 				return roles.RunEdge(ctx, ready, roles.Edge{
-					ID: e.id, Region: r.id, Dir: filepath.Join(w.Data, string(e.id)), CertDir: dir, Listen: e.addr,
+					Process: w.process(string(e.id), dir), ID: e.id, Region: r.id, Listen: e.addr,
 					URL: scheme + "://" + e.addr, PlainHTTP: !w.TLS, Etcd: []string{r.etcdClient}, ColdCells: w.seeds(),
 				}, w.log)
 			})
@@ -214,11 +217,11 @@ func (w *cluster) edgeParts() []runner {
 }
 
 // seeds are all cells: whom an edge asks that knows nothing.
-func (w *cluster) seeds() []edge.CellSeed {
-	var out []edge.CellSeed
+func (w *cluster) seeds() []roles.ColdCell {
+	var out []roles.ColdCell
 	for _, r := range w.plan.regions {
 		for _, c := range r.cells {
-			s := edge.CellSeed{Cell: c.id}
+			s := roles.ColdCell{Cell: c.id}
 			for _, g := range c.gateways {
 				s.APIAddrs = append(s.APIAddrs, g.api)
 				s.LinkAddrs = append(s.LinkAddrs, g.link)

@@ -71,7 +71,7 @@ func (d *demo) make(ctx context.Context) (Info, error) {
 	defer web.CloseIdleConnections()
 	d.control = controlv1connect.NewControlServiceClient(web, d.plan.controlURLs()[0], connect.WithInterceptors(bearer(d.operator)))
 	info := Info{
-		Edges: d.plan.edgeURLs(d.Config), Control: d.plan.controlURLs(), OperatorToken: d.operator, CA: filepath.Join(d.Data, "ca", "ca.pem"),
+		Edges: d.plan.edgeURLs(d.Config), Control: d.plan.controlURLs(), OperatorToken: d.operator, Admin: d.plan.adminURLs(), CA: filepath.Join(d.Data, "ca", "ca.pem"),
 	}
 	if abs, err := filepath.Abs(info.CA); err == nil {
 		info.CA = abs

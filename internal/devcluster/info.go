@@ -17,6 +17,7 @@ type Info struct {
 	Control       []string        `json:"control"`
 	CA            string          `json:"ca"` // file: the authority to trust for https
 	OperatorToken string          `json:"operator_token"`
+	Admin         []AdminInfo     `json:"admin,omitempty"` // with --admin
 	Workspaces    []WorkspaceInfo `json:"workspaces"`
 }
 
@@ -24,6 +25,12 @@ type Info struct {
 type EdgeInfo struct {
 	Region topology.RegionID `json:"region"`
 	URL    string            `json:"url"`
+}
+
+// AdminInfo is where a role tells how it is.
+type AdminInfo struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
 }
 
 // WorkspaceInfo is a demo workspace.

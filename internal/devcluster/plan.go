@@ -33,6 +33,7 @@ type Config struct {
 	// are remembered in Data, so that a second start has the same.
 	PortBase int
 	TLS      bool // clients speak TLS, too
+	Admin    bool // each role serves its health, metrics and profiles on a port of its own
 }
 
 // Default is two regions with two cells and an edge each.
@@ -79,6 +80,7 @@ const controlNodes = 3
 type plan struct {
 	control []controlPlan
 	regions []regionPlan
+	admin   map[string]string // by the role's name
 }
 
 type controlPlan struct{ id, raft, api string }
@@ -135,7 +137,29 @@ func newPlan(ctx context.Context, c Config) (plan, error) {
 			r.cells = append(r.cells, planCell(c, fmt.Sprintf("%s-%d", r.id, n+1), ports))
 		}
 	}
+	p.admin = map[string]string{}
+	if c.Admin {
+		for _, name := range p.names() {
+			p.admin[name] = ports.tcp(name + "/admin")
+		}
+	}
 	return p, ports.save()
+}
+
+// names are those of all roles.
+func (p plan) names() (out []string) {
+	for _, r := range p.regions {
+		for _, e := range r.edges {
+			out = append(out, string(e.id))
+		}
+		for _, c := range r.cells {
+			out = append(out, string(c.id))
+		}
+	}
+	for _, n := range p.control {
+		out = append(out, n.id)
+	}
+	return out
 }
 
 func planCell(c Config, id string, ports *ports) cellPlan {
@@ -261,6 +285,16 @@ func (p plan) edgeURLs(c Config) []EdgeInfo {
 	for _, r := range p.regions {
 		for _, e := range r.edges {
 			out = append(out, EdgeInfo{Region: r.id, URL: scheme + "://" + e.addr})
+		}
+	}
+	return out
+}
+
+// adminURLs are where the roles tell how they are.
+func (p plan) adminURLs() (out []AdminInfo) {
+	for _, name := range p.names() {
+		if addr, ok := p.admin[name]; ok {
+			out = append(out, AdminInfo{name, "http://" + addr})
 		}
 	}
 	return out

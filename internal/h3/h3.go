@@ -14,6 +14,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 )
 
@@ -60,6 +61,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	case err = <-served:
 		return err
 	case <-ctx.Done():
+	}
+	if failpoint.Crashed(ctx) {
+		_ = socket.Close() // first: the dead say nothing
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopMax)
 	defer cancel()

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"parley/internal/failpoint"
 )
 
 // Part is one thing with a life. Run acquires what it needs, calls ready once it
@@ -27,7 +29,7 @@ const stopMax = 15 * time.Second
 
 type running struct {
 	Part
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	done   chan error
 }
 
@@ -50,8 +52,14 @@ func Run(ctx context.Context, ready func(), drainMax time.Duration, log *slog.Lo
 		case err = <-failed:
 		}
 	}
+	if failpoint.Crashed(ctx) {
+		for _, s := range started {
+			s.cancel(failpoint.ErrCrash) // all at once: nobody has time to say anything
+		}
+	}
+	orderly := err == nil && !failpoint.Crashed(ctx)
 	for _, s := range slices.Backward(started) {
-		err = errors.Join(err, stop(s, err == nil, drainMax, log))
+		err = errors.Join(err, stop(s, orderly, drainMax, log))
 	}
 	return err
 }
@@ -59,7 +67,7 @@ func Run(ctx context.Context, ready func(), drainMax time.Duration, log *slog.Lo
 // start runs a part on a context of its own, so that it ends when its turn comes
 // and not with ctx, and waits until it is ready.
 func start(ctx context.Context, p Part, failed chan<- error, started *[]*running) error {
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	r := &running{Part: p, cancel: cancel, done: make(chan error, 1)}
 	isReady := make(chan struct{})
 	early := make(chan error, 1)
@@ -94,7 +102,7 @@ func stop(r *running, orderly bool, drainMax time.Duration, log *slog.Logger) er
 		}
 		cancel()
 	}
-	r.cancel()
+	r.cancel(nil)
 	timer := time.NewTimer(stopMax)
 	defer timer.Stop()
 	select {

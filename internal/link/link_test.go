@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,14 +70,20 @@ func (r *recorder) lane(i int) []frame.Frame {
 	return append([]frame.Frame(nil), r.got[i]...)
 }
 
+func (r *recorder) count(lane int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.got[lane])
+}
+
 // await waits until the lane has n frames.
 func (r *recorder) await(tb testing.TB, lane, n int) []frame.Frame {
 	tb.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	for {
-		if fs := r.lane(lane); len(fs) >= n {
-			return fs
+		if r.count(lane) >= n {
+			return r.lane(lane)
 		}
 		select {
 		case <-r.news:
@@ -359,11 +366,15 @@ func TestLink_I4_ClosedIsCalledOnceAndLast(t *testing.T) {
 	up, down := newRecorder(), newRecorder()
 	s := w.serve(t, serverOptions{handler: up})
 	c := w.mustDial(t, s.Addr(), down)
+	const ahead = 1000
 	var senders sync.WaitGroup
 	for lane := 1; lane <= 4; lane++ {
 		senders.Go(func() {
-			for c.Send(lane, frame.Typing{Session: 1, Channel: "C1"}) == nil {
+			for sent := 0; c.Send(lane, frame.Typing{Session: 1, Channel: "C1"}) == nil; sent++ {
 				c.Flush()
+				for sent > up.count(lane)+ahead && c.Err() == nil {
+					runtime.Gosched() // more would overrun the lane on a busy machine
+				}
 			}
 		})
 	}

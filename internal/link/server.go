@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"parley/internal/failpoint"
 	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/internal/wire/frame"
@@ -93,6 +94,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		ready()
 	}
 	err = s.accept(ctx, listener)
+	if failpoint.Crashed(ctx) {
+		_ = socket.Close() // first: the dead say nothing
+	}
 	_ = listener.Close() // as above
 	s.closeAll()
 	s.work.Wait()

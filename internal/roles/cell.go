@@ -1,11 +1,13 @@
 package roles
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,8 +22,11 @@ import (
 	"parley/cell/router"
 	"parley/cell/unread"
 	"parley/cell/worker"
+	"parley/internal/admin"
+	"parley/internal/failpoint"
 	"parley/internal/h3"
 	"parley/internal/lifecycle"
+	"parley/internal/link"
 	"parley/internal/pki"
 	"parley/internal/topology"
 	"parley/regions"
@@ -30,20 +35,53 @@ import (
 // Cell is the config of a cell on embedded stores: one process with all of the
 // cell's gateways and channel servers.
 type Cell struct {
-	ID       topology.CellID
-	Region   topology.RegionID
-	Dir      string // for the stores
-	CertDir  string // of the role gateway: ca.pem, cert.pem, key.pem
-	Etcd     []string
-	Gateways []Gateway
-	Servers  []topology.ServerID
+	Process  `yaml:",inline"`
+	ID       topology.CellID     `yaml:"id" doc:"the cell's name"`
+	Region   topology.RegionID   `yaml:"region" doc:"the region it is in"`
+	Etcd     []string            `yaml:"etcd" doc:"the region's etcd: host:port, comma-separated"`
+	Servers  []topology.ServerID `yaml:"servers" doc:"names of its channel servers, comma-separated"`
+	Gateways []Gateway           `yaml:"gateways"`
 }
 
-// Gateway is one gateway's addresses, both UDP.
+// Gateway is one gateway's addresses, all UDP.
 type Gateway struct {
-	ID       topology.GatewayID
-	LinkAddr string // QUIC links of edges
-	APIAddr  string // HTTP/3
+	ID       topology.GatewayID `yaml:"id"`
+	LinkAddr string             `yaml:"link_addr"` // where edges reach it for QUIC links
+	APIAddr  string             `yaml:"api_addr"`  // where edges and the control plane reach it for HTTP/3
+	// Where it listens, if that is another address than the one it is reached at.
+	LinkListen string `yaml:"link_listen"`
+	APIListen  string `yaml:"api_listen"`
+}
+
+// DefaultCell is a Cell without names and addresses.
+func DefaultCell() Cell { return Cell{Process: Process{DrainMax: drainNormal}} }
+
+// partsMax bounds the gateways, and the channel servers, of one process.
+const partsMax = 64
+
+// Validate lists every fault at once.
+func (c Cell) Validate() error {
+	var f faults
+	c.validate(&f)
+	f.check(c.ID != "", "id", "must name the cell")
+	f.check(c.Region != "", "region", "must name the region")
+	f.check(len(c.Etcd) > 0, "etcd", "must name the region's etcd")
+	f.check(len(c.Servers) > 0 && len(c.Servers) <= partsMax, "servers", "must name 1 to %d channel servers", partsMax)
+	f.check(len(c.Gateways) > 0 && len(c.Gateways) <= partsMax, "gateways", "must name 1 to %d gateways", partsMax)
+	names := map[string]bool{}
+	once := func(field, name string) {
+		f.check(name != "" && !names[name], field, "%q is empty or there twice", name)
+		names[name] = true
+	}
+	for _, s := range c.Servers {
+		once("servers", string(s))
+	}
+	for _, g := range c.Gateways {
+		once("gateways.id", string(g.ID))
+		f.addr("gateways.link_addr", g.LinkAddr)
+		f.addr("gateways.api_addr", g.APIAddr)
+	}
+	return f.err()
 }
 
 // cell is a cell being wired.
@@ -52,8 +90,9 @@ type cell struct {
 	log      *slog.Logger
 	run      topology.Incarnation
 	identity *pki.Bundle
+	resetKey *link.ResetKey
 	registry *regions.Registry
-	metrics  *prometheus.Registry
+	metrics  *metricSet
 
 	db       *pebbledb.DB
 	rows     *directory.Directory
@@ -64,22 +103,41 @@ type cell struct {
 	roster   *roster.Roster
 	presence presence.Store
 	handler  http.Handler
-	gateways []*gateway.Gateway
+	tap      tap
 	parts    []lifecycle.Part
+	switches []*lifecycle.Switch
+
+	mu       sync.Mutex
+	gateways map[topology.GatewayID]*gateway.Gateway // the present ones
 }
 
 // RunCell runs a cell until ctx ends.
 func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err error) {
-	w := &cell{Cell: c, log: log.With("cell", string(c.ID)), metrics: prometheus.NewRegistry()}
+	w := &cell{Cell: c, log: log.With("cell", string(c.ID)), metrics: newMetricSet(), gateways: map[topology.GatewayID]*gateway.Gateway{}}
+	if err := c.Validate(); err != nil {
+		return err
+	}
 	if err := makeDir(c.Dir); err != nil {
 		return err
 	}
+	unlock, err := lock(c.Dir, "cell "+string(c.ID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if w.run, err = incarnation(c.Dir, time.Now()); err != nil {
+		return err
+	}
+	if w.resetKey, err = resetKey(c.Dir); err != nil {
 		return err
 	}
 	if w.identity, err = pki.LoadBundle(c.CertDir); err != nil {
 		return err
 	}
+	if w.tap, err = openTap(c.Dir, c.ID); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.tap.close()) }()
 	if w.db, err = pebbledb.Open(pebbledb.Config{Dir: filepath.Join(c.Dir, "store"), Log: w.log}); err != nil {
 		return err
 	}
@@ -93,7 +151,8 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 			return err
 		}
 	}
-	return lifecycle.Run(ctx, ready, drainMax, w.log, w.parts...)
+	a := &admin.Server{Metrics: w.metrics, Switches: func() []*lifecycle.Switch { return w.switches }}
+	return c.serve(ctx, ready, a, w.log, w.parts)
 }
 
 // watchStore ends the cell when its store has failed for good: a restart finds
@@ -119,33 +178,46 @@ func (w *cell) wireRegistry() (err error) {
 	return err
 }
 
-// wireServers makes the channel servers and registers each once it serves.
+// wireServers makes the channel servers; each is registered once it serves.
 func (w *cell) wireServers() error {
 	w.bus = router.NewLocal(router.LocalConfig{})
 	w.servers = channel.NewCluster(channel.ClusterConfig{Cell: w.ID, Logger: w.log})
 	w.cached = directory.NewCache(w.rows, directory.CacheConfig{})
 	for _, id := range w.Servers {
-		cfg := channel.Default()
-		cfg.ID, cfg.Cell = id, w.ID
-		s, err := channel.New(cfg, channel.Deps{
-			Log: w.db.Log(), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
-			Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Logger: w.log,
-			Metrics: w.metrics,
-		})
-		if err != nil {
-			return err
-		}
-		w.servers.Add(s)
-		w.add(lifecycle.Part{Name: "channel server " + string(id), Run: s.Run, Drain: s.Drain})
-		w.add(lifecycle.Part{Name: "registration of " + string(id), Run: untilDone(func(ctx context.Context) (func(), error) {
-			g, err := w.registry.RegisterServer(ctx, regions.Server{ID: id, Cell: w.ID, Incarnation: w.run})
-			if err != nil {
-				return nil, err
-			}
-			return func() { <-g.Done() }, nil
-		})})
+		w.addSwitch(string(id), func() ([]lifecycle.Part, error) { return w.makeServer(id) })
 	}
 	return nil
+}
+
+func (w *cell) addSwitch(name string, parts func() ([]lifecycle.Part, error)) {
+	sw := lifecycle.NewSwitch(name, w.DrainMax, w.log, parts)
+	w.switches = append(w.switches, sw)
+	w.add(sw.Part())
+}
+
+func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
+	cfg := channel.Default()
+	cfg.ID, cfg.Cell = id, w.ID
+	s, err := channel.New(cfg, channel.Deps{
+		Log: breakable(w.db.Log(), id), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
+		Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
+		Metrics: w.metrics.of(string(id)), Tap: w.tap.of(id),
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.servers.Add(s)
+	register := untilDone(func(ctx context.Context) (func(), error) {
+		g, err := w.registry.RegisterServer(ctx, regions.Server{ID: id, Cell: w.ID, Incarnation: w.run})
+		if err != nil {
+			return nil, err
+		}
+		return func() { <-g.Done() }, nil
+	})
+	return []lifecycle.Part{
+		{Name: "channel server", Run: s.Run, Drain: s.Drain},
+		{Name: "registration", Run: register},
+	}, nil
 }
 
 // liveServers is the registry's word on who lives: a hint about who should own.
@@ -177,7 +249,7 @@ func (w *cell) wireWorkers() error {
 	if err != nil {
 		return err
 	}
-	if err := w.metrics.Register(mentions); err != nil {
+	if err := w.metrics.of("mentions").Register(mentions); err != nil {
 		return err
 	}
 	w.add(lifecycle.Part{Name: "mentions", Run: mentions.Run})
@@ -188,34 +260,43 @@ func (w *cell) wireWorkers() error {
 // entry in the registry, which is the first to go in a stop.
 func (w *cell) wireGateways() error {
 	for _, g := range w.Gateways {
-		gw, err := gateway.New(gateway.Config{
-			ID: g.ID, Cell: w.ID, Region: w.Region, Incarnation: w.run, Listen: g.LinkAddr,
-		}, gateway.Deps{
-			TLS: w.identity.Server(pki.RoleEdge), Directory: w.rows, Servers: w.servers, Bus: w.bus, Unread: w.unread,
-			Presence: w.presence, Now: time.Now, Log: w.log,
-			Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"gateway": string(g.ID)}, w.metrics),
-		})
-		if err != nil {
-			return err
-		}
-		serve := &h3.Server{Addr: g.APIAddr, TLS: w.identity.Server(pki.RoleEdge, pki.RoleControl), Handler: w.handler, Log: w.log}
-		w.gateways = append(w.gateways, gw)
-		w.add(lifecycle.Part{Name: "gateway " + string(g.ID), Run: gw.Run, Drain: gw.Drain})
-		w.add(lifecycle.Part{Name: "api of " + string(g.ID), Run: serve.Run})
-		w.add(w.registerGateway(g))
+		w.addSwitch(string(g.ID), func() ([]lifecycle.Part, error) { return w.makeGateway(g) })
 	}
 	w.add(lifecycle.Part{Name: "load report", Run: w.reportLoad})
 	return nil
 }
 
-func (w *cell) registerGateway(g Gateway) lifecycle.Part {
-	return lifecycle.Part{Name: "registration of " + string(g.ID), Run: untilDone(func(ctx context.Context) (func(), error) {
+func (w *cell) makeGateway(g Gateway) ([]lifecycle.Part, error) {
+	run, err := incarnation(w.Dir, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	gw, err := gateway.New(gateway.Config{
+		ID: g.ID, Cell: w.ID, Region: w.Region, Incarnation: run, Listen: cmp.Or(g.LinkListen, g.LinkAddr), ResetKey: w.resetKey,
+	}, gateway.Deps{
+		TLS: w.identity.Server(pki.RoleEdge), Directory: w.rows, Servers: w.servers, Bus: w.bus, Unread: w.unread,
+		Presence: w.presence, Now: time.Now, Log: w.log,
+		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"gateway": string(g.ID)}, w.metrics.of(string(g.ID))),
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.gateways[g.ID] = gw
+	w.mu.Unlock()
+	api := &h3.Server{Addr: cmp.Or(g.APIListen, g.APIAddr), TLS: w.identity.Server(pki.RoleEdge, pki.RoleControl), Handler: w.handler, Log: w.log}
+	register := untilDone(func(ctx context.Context) (func(), error) {
 		r, err := w.registry.RegisterGateway(ctx, regions.Gateway{
-			ID: g.ID, Cell: w.ID, LinkAddr: g.LinkAddr, APIAddr: g.APIAddr, Incarnation: w.run,
+			ID: g.ID, Cell: w.ID, LinkAddr: g.LinkAddr, APIAddr: g.APIAddr, Incarnation: run,
 		})
 		if err != nil {
 			return nil, err
 		}
 		return func() { <-r.Done() }, nil
-	})}
+	})
+	return []lifecycle.Part{
+		{Name: "links", Run: gw.Run, Drain: gw.Drain},
+		{Name: "api", Run: api.Run},
+		{Name: "registration", Run: register},
+	}, nil
 }

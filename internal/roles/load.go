@@ -37,9 +37,7 @@ func (w *cell) reportLoad(ctx context.Context, ready func()) error {
 			DeliveriesPerS: (now[framesCounter] - before[framesCounter]) / took,
 		}
 		before, at = now, time.Now()
-		for _, g := range w.gateways {
-			load.Connections += g.Connections()
-		}
+		load.Connections = w.connections()
 		if err := w.registry.ReportLoad(load); err != nil {
 			w.log.Warn("load not reported", "err", err)
 		}
@@ -49,6 +47,16 @@ func (w *cell) reportLoad(ctx context.Context, ready func()) error {
 		case <-t.C:
 		}
 	}
+}
+
+// connections is how many sessions the gateways serve.
+func (w *cell) connections() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, g := range w.gateways {
+		n += g.Connections()
+	}
+	return n
 }
 
 // counters is the sum of each counter over its labels.

@@ -16,9 +16,6 @@ import (
 	"parley/internal/topology"
 )
 
-// drainMax bounds the orderly part of a stop.
-const drainMax = 10 * time.Second
-
 // incarnation is higher than that of every former run on the same directory,
 // whatever the clock does between them.
 func incarnation(dir string, now time.Time) (topology.Incarnation, error) {

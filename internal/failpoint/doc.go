@@ -1,0 +1,28 @@
+// Package failpoint lets a drill break our own processes at named places. It does
+// so only in builds with the tag failpoints; in all others every function here is
+// empty and costs nothing.
+//
+// A place has a name ("channel.commit") and says whose it is (a server's or a
+// gateway's id), so that one of several in a process can be broken. What a place
+// is to do is set through Handler.
+package failpoint
+
+import "errors"
+
+// ErrCrash ends the context of a part that is to fall dead where it stands:
+// sockets are cut, nothing is released, nothing is flushed.
+var ErrCrash = errors.New("crashed by a drill")
+
+// Names of places.
+const (
+	ChannelCommit  = "channel.commit"  // before the store is asked to commit
+	ChannelConfirm = "channel.confirm" // after the write, before the fence rows are read
+	ChannelShow    = "channel.show"    // after the confirmation, before anything leaves
+	ChannelPublish = "channel.publish" // one event of one change: it may be dropped
+	ChannelBeacon  = "channel.beacon"  // one beacon: it may be dropped
+	ChannelPing    = "channel.ping"    // the answer to a ping
+	ChannelLook    = "channel.look"    // before a server compares what it holds
+	RosterNotice   = "roster.notice"   // the notice to a user whose channels changed: it may be dropped
+	RaftAppend     = "raft.append"     // before Raft's log is written
+	DiskRoom       = "disk.room"       // an error says that the disk is full
+)
