@@ -19,6 +19,8 @@ type group struct {
 	channel topology.ChannelID
 	rev     topology.Rev
 	members []member
+	joined  []byte // this turn's frames, for all members
+	frames  int    // in joined
 }
 
 type member struct {
@@ -26,7 +28,7 @@ type member struct {
 	c *cursor
 }
 
-// groupFrame gives an event to all members. E1: only the next rev may pass; a
+// groupFrame notes an event for all members; deliver gives it to them. E1: only the next rev may pass; a
 // double is dropped, and a jump means that something was lost on the way.
 func (w *wire) groupFrame(g *group, f frame.GroupFrame, t *turn) {
 	ephemeral := f.From == 0 && f.To == 0
@@ -36,6 +38,7 @@ func (w *wire) groupFrame(g *group, f frame.GroupFrame, t *turn) {
 		return
 	case f.From != g.rev+1:
 		w.pool.log.Warn("a group jumped; its sessions are resumed", "gateway", string(w.gateway.ID), "channel", string(g.channel), "rev", uint64(g.rev))
+		t.deliver()
 		for _, m := range g.empty() {
 			t.repair = append(t.repair, m.a)
 		}
@@ -44,13 +47,32 @@ func (w *wire) groupFrame(g *group, f frame.GroupFrame, t *turn) {
 	default:
 		g.rev = f.To
 	}
-	ws := framed(opText, f.Payload)
-	for _, m := range g.members {
-		if m.a.s.push(ws) {
-			t.wake = append(t.wake, m.a.s)
-		}
+	if len(g.joined)+headMax+len(f.Payload) > joinBytes {
+		t.deliver()
 	}
+	if g.frames == 0 {
+		t.joined = append(t.joined, g)
+		g.joined = make([]byte, 0, headMax+len(f.Payload)) // new: those of former turns are still being written
+	}
+	g.joined = appendFramed(g.joined, opText, f.Payload)
+	g.frames++
 	w.pool.metrics.delivered.Add(float64(len(g.members)))
+}
+
+// deliver gives each group's frames of the turn to its members: joined once, and
+// shared by all. The caller holds the lane's mu.
+func (t *turn) deliver() {
+	for i, g := range t.joined {
+		ws := g.joined
+		g.joined, g.frames = nil, 0
+		for _, m := range g.members {
+			if m.a.s.push(ws) {
+				t.wake = append(t.wake, m.a.s)
+			}
+		}
+		t.joined[i] = nil
+	}
+	t.joined = t.joined[:0]
 }
 
 // empty takes all members out, each at the group's rev.

@@ -22,6 +22,7 @@ type pool struct {
 	metrics  *metrics
 	log      *slog.Logger
 	sessions atomic.Uint64 // ids of attachments
+	flushers *flushers
 	work     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -33,7 +34,7 @@ type pool struct {
 
 func newPool(cfg Config, t *table, id *pki.Bundle, m *metrics, log *slog.Logger) *pool {
 	return &pool{
-		cfg: cfg, routes: t, identity: id, metrics: m, log: log,
+		cfg: cfg, routes: t, identity: id, metrics: m, log: log, flushers: newFlushers(),
 		peers: map[topology.GatewayID]*peer{}, wake: make(chan struct{}, 1),
 	}
 }

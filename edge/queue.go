@@ -10,24 +10,25 @@ import (
 // which joining wins nothing.
 const joinBytes = 64 << 10
 
-// queue is what waits to be written to one socket. It owns no goroutine while it
-// is empty: who fills it starts a writer. It never blocks who fills it; beyond
-// its bounds it drops everything and ends the socket.
+// queue is what waits to be written to one socket. It owns no goroutine unless
+// the socket is slow, or below TLS: see flushers. It never blocks who fills it;
+// beyond its bounds it drops everything and ends the socket.
 type queue struct {
 	conn     net.Conn
+	direct   *direct // nil: only conn can be written to
 	writeMax time.Duration
 
 	mu        sync.Mutex
 	waiting   [][]byte
 	bytes     int  // waiting and being written
 	gated     bool // nothing goes out before the hello
-	writing   bool // a writer runs, or is about to be started
+	writing   bool // somebody writes, or is about to
 	ending    bool // a close frame is the last; nothing more is taken
 	bytesMax  int
 	framesMax int
 }
 
-// push takes a frame. wake asks the caller to start write; full says that the
+// push takes a frame. wake asks the caller to see that it is written; full says that the
 // bounds are reached: the frame was not taken.
 func (q *queue) push(f []byte) (wake, full bool) {
 	q.mu.Lock()
@@ -94,6 +95,9 @@ func (q *queue) take(spare [][]byte) (fs [][]byte, writeMax time.Duration, last 
 	fs, q.waiting = q.waiting, spare[:0]
 	if len(fs) == 0 {
 		q.writing = false
+		if !q.ending && q.direct != nil {
+			_ = q.conn.SetWriteDeadline(time.Time{}) // direct writes have none; fails only on a closed socket
+		}
 		return nil, 0, q.ending
 	}
 	return fs, q.writeMax, false
@@ -105,9 +109,21 @@ func (q *queue) wrote(n int) {
 	q.mu.Unlock()
 }
 
-// write sends what waits until nothing does. last says that the close frame has
-// gone out.
-func (q *queue) write(pool *sync.Pool) (last bool, err error) {
+// write sends rest, then what waits until nothing does. last says that the close
+// frame has gone out.
+func (q *queue) write(rest []byte, pool *sync.Pool) (last bool, err error) {
+	if len(rest) > 0 {
+		q.mu.Lock()
+		within := q.writeMax
+		q.mu.Unlock()
+		if err := q.conn.SetWriteDeadline(time.Now().Add(within)); err != nil {
+			return false, err
+		}
+		if _, err := q.conn.Write(rest); err != nil {
+			return false, err
+		}
+		q.wrote(len(rest))
+	}
 	var spare [][]byte
 	for {
 		fs, writeMax, last := q.take(spare)
@@ -154,11 +170,7 @@ func (q *queue) writeJoined(fs [][]byte, pool *sync.Pool) error {
 		_, err := q.conn.Write(fs[0])
 		return err
 	}
-	buf, ok := pool.Get().(*[]byte)
-	if !ok {
-		b := make([]byte, 0, joinBytes)
-		buf = &b
-	}
+	buf := borrow(pool)
 	b := (*buf)[:0]
 	for _, f := range fs {
 		b = append(b, f...)
@@ -167,4 +179,13 @@ func (q *queue) writeJoined(fs [][]byte, pool *sync.Pool) error {
 	*buf = b
 	pool.Put(buf)
 	return err
+}
+
+// borrow takes a buffer of joinBytes out of the pool.
+func borrow(pool *sync.Pool) *[]byte {
+	if buf, ok := pool.Get().(*[]byte); ok {
+		return buf
+	}
+	b := make([]byte, 0, joinBytes)
+	return &b
 }

@@ -106,18 +106,16 @@ func (s *session) send(event any) { s.sendFrame(framed(opText, chat.Encode(event
 
 func (s *session) sendFrame(f []byte) {
 	if s.push(f) {
-		s.startWriter()
+		s.flush(nil)
 	}
 }
-
-func (s *session) startWriter() { s.owner.work.Go(s.write) }
 
 // closeWait is how long a client has to answer a close frame.
 const closeWait = time.Second
 
-// write runs while the queue has something.
-func (s *session) write() {
-	last, err := s.out.write(&s.owner.buffers)
+// write writes rest, and runs while the queue has something.
+func (s *session) write(rest []byte) {
+	last, err := s.out.write(rest, &s.owner.buffers)
 	switch {
 	case err != nil:
 		_ = s.raw.Close() // the reader notices and cleans up
@@ -136,7 +134,7 @@ func (s *session) end(code uint16, reason string, events ...any) {
 	}
 	fs = append(fs, closeFrame(code, reason))
 	if s.out.end(false, s.owner.cfg.WriteMax, fs...) {
-		s.startWriter()
+		s.flush(nil)
 	}
 	s.owner.leave(s)
 }

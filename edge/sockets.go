@@ -62,7 +62,7 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 		cursors: map[topology.ChannelID]*cursor{},
 		bucket:  bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
 	}
-	s.out = queue{conn: s.raw, writeMax: k.cfg.WriteMax, gated: true, bytesMax: k.cfg.QueueBytesMax, framesMax: k.cfg.QueueFramesMax}
+	s.out = queue{conn: s.raw, direct: newDirect(s.raw), writeMax: k.cfg.WriteMax, gated: true, bytesMax: k.cfg.QueueBytesMax, framesMax: k.cfg.QueueFramesMax}
 	s.alive()
 	s.pinged.Store(now.UnixNano())
 	k.mu.Lock()
@@ -120,8 +120,13 @@ func (k *sockets) list() []*session {
 // of timers per socket.
 const sweepEvery = 250 * time.Millisecond
 
-// run looks after deadlines until ctx ends.
+// run flushes sockets and looks after deadlines until ctx ends.
 func (k *sockets) run(ctx context.Context) {
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	for i := range k.pool.flushers.loops {
+		loops.Go(func() { k.pool.flushers.loops[i].run(ctx) })
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {

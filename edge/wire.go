@@ -36,6 +36,7 @@ type wire struct {
 // turn collects what one batch of frames leads to, done after it without locks:
 // sockets are flushed once however many frames they got.
 type turn struct {
+	joined []*group // with frames that their members have not been given yet
 	wake   []*session
 	repair []*attachment
 	leave  []*attachment // to another gateway, after a pause
@@ -133,11 +134,10 @@ func (w *wire) Frames(_ *link.Conn, laneNo int, fs []frame.Frame) {
 		for _, f := range fs {
 			w.onLane(l, f, &t)
 		}
+		t.deliver()
 		l.mu.Unlock()
 	}
-	for _, s := range t.wake {
-		s.startWriter()
-	}
+	w.pool.flushers.flush(t.wake)
 	for _, a := range t.repair {
 		w.pool.repair(a)
 	}
@@ -163,11 +163,14 @@ func (w *wire) Closed(_ *link.Conn, err error) {
 
 // onLane handles one frame of a channel's or user's lane. The caller holds l.mu.
 func (w *wire) onLane(l *lane, f frame.Frame, t *turn) {
-	switch f := f.(type) {
-	case frame.GroupFrame:
-		if g := l.groups[f.Group]; g != nil {
-			w.groupFrame(g, f, t)
+	if gf, ok := f.(frame.GroupFrame); ok {
+		if g := l.groups[gf.Group]; g != nil {
+			w.groupFrame(g, gf, t)
 		}
+		return
+	}
+	t.deliver() // what follows may change who is in a group, and comes after its frames
+	switch f := f.(type) {
 	case frame.SessionFrame:
 		if a := w.find(f.Session); a != nil {
 			a.sessionFrame(f, t)

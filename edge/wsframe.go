@@ -26,8 +26,14 @@ const (
 
 // framed is a WebSocket frame with its header.
 func framed(op byte, payload []byte) []byte {
-	const headMax = 10
-	b := make([]byte, 0, headMax+len(payload))
+	return appendFramed(make([]byte, 0, headMax+len(payload)), op, payload)
+}
+
+// headMax is the longest header of a frame.
+const headMax = 10
+
+// appendFramed appends such a frame to b.
+func appendFramed(b []byte, op byte, payload []byte) []byte {
 	b = append(b, finBit|op)
 	switch n := len(payload); {
 	case n <= controlBytesMax:

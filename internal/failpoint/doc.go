@@ -26,3 +26,20 @@ const (
 	RaftAppend     = "raft.append"     // before Raft's log is written
 	DiskRoom       = "disk.room"       // an error says that the disk is full
 )
+
+// Order says what a place is to do.
+type Order struct {
+	Name string `json:"name"`
+	Of   string `json:"of,omitempty"` // "" = of all
+	// Do is block (until the order is taken back), delay, error, drop, crash (the
+	// whole process, by SIGKILL), or for a clock shift or freeze.
+	Do    string `json:"do"`
+	For   string `json:"for,omitempty"`   // of delay and shift: a duration, also negative
+	Count int    `json:"count,omitempty"` // how often; 0 = until it is taken back
+}
+
+// Everywhere is the Name of an Order for all places of a part: a pause of it.
+const Everywhere = "*"
+
+// ClockName is the Name of an Order about a part's clock.
+const ClockName = "clock"

@@ -17,23 +17,6 @@ import (
 // Enabled says whether this build can be broken.
 const Enabled = true
 
-// Order says what a place is to do.
-type Order struct {
-	Name string `json:"name"`
-	Of   string `json:"of,omitempty"` // "" = of all
-	// Do is block (until the order is taken back), delay, error, drop, crash (the
-	// whole process, by SIGKILL), or for a clock shift or freeze.
-	Do    string `json:"do"`
-	For   string `json:"for,omitempty"`   // of delay and shift: a duration, also negative
-	Count int    `json:"count,omitempty"` // how often; 0 = until it is taken back
-}
-
-// Everywhere is the Name of an Order for all places of a part: a pause of it.
-const Everywhere = "*"
-
-// ClockName is the Name of an Order about a part's clock.
-const ClockName = "clock"
-
 type armed struct {
 	Order
 	wait time.Duration

@@ -32,6 +32,7 @@ type Switch struct {
 	drainMax time.Duration
 	log      *slog.Logger
 	orders   chan order
+	ended    chan struct{} // closed when the role has ended
 
 	mu    sync.Mutex
 	state State
@@ -45,7 +46,7 @@ type order struct {
 // NewSwitch makes a Switch that is on from the start. parts makes the parts
 // anew for each start.
 func NewSwitch(name string, drainMax time.Duration, log *slog.Logger, parts func() ([]Part, error)) *Switch {
-	return &Switch{name: name, make: parts, drainMax: drainMax, log: log, orders: make(chan order), state: Starting}
+	return &Switch{name: name, make: parts, drainMax: drainMax, log: log, orders: make(chan order), ended: make(chan struct{}), state: Starting}
 }
 
 // Name is the switch's name.
@@ -85,6 +86,8 @@ func (s *Switch) ask(ctx context.Context, o order) error {
 	o.done = make(chan error, 1)
 	select {
 	case s.orders <- o:
+	case <-s.ended:
+		return problem.New(problem.Unavailable, "%s has ended with its role", s.name)
 	case <-ctx.Done():
 		return problem.Wrap(ctx.Err(), problem.Unavailable, "%s does not take orders now", s.name)
 	}
@@ -98,6 +101,7 @@ func (s *Switch) ask(ctx context.Context, o order) error {
 
 // run follows orders until ctx ends.
 func (s *Switch) run(ctx context.Context, ready func()) error {
+	defer close(s.ended)
 	defer s.set(Stopped)
 	on, err := s.begin(ctx)
 	if err == nil {
