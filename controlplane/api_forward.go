@@ -40,6 +40,10 @@ func from(r *http.Request) string {
 func (a *api) toLeader(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, id := a.n.raft.LeaderWithID()
+		if a.n.stall.is() && !answersItself(r) {
+			a.refuse(w, r, problem.New(problem.Unavailable, "this node's disk stalls; ask another"))
+			return
+		}
 		if answersItself(r) || string(id) == a.n.cfg.ID {
 			next.ServeHTTP(w, r)
 			return

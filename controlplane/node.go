@@ -25,6 +25,10 @@ type Node struct {
 	fsm  *fsm
 	raft *raft.Raft // set by Run
 	lead *leader    // set by Run
+	// stall is whether the disk of the Raft log stalls.
+	stall   *stall
+	metrics *metrics
+	up      atomic.Bool // raft is set
 	// caughtUp is the term in which this node, leading, has applied everything
 	// that was committed in the terms before.
 	caughtUp atomic.Uint64
@@ -42,7 +46,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	if err := cfg.validate(deps); err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, deps: deps, log: deps.Log.With("node", cfg.ID), fsm: newFSM()}, nil
+	return &Node{cfg: cfg, deps: deps, log: deps.Log.With("node", cfg.ID), fsm: newFSM(), stall: newStall(), metrics: newMetrics()}, nil
 }
 
 // Bounds of Raft's work.
@@ -77,6 +81,10 @@ func (n *Node) Run(ctx context.Context, ready func()) (err error) {
 		<-led
 		err = errors.Join(err, <-served)
 	}()
+	n.up.Store(true)
+	if err := n.register(n.deps.Metrics); err != nil {
+		return problem.Wrap(err, problem.Internal, "the metrics can't be registered")
+	}
 	if err := n.waitForLeader(ctx, listening, served); err != nil {
 		return err
 	}
@@ -117,16 +125,22 @@ func (n *Node) startRaft() (stop func() error, elected <-chan bool, err error) {
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: layer, MaxPool: connsPerPeer, Timeout: ioMax, Logger: logger,
 	})
+	watched := &watchedLog{LogStore: log, node: n.cfg.ID}
 	notify := make(chan bool, notifications)
 	conf := n.raftConfig(notify)
 	conf.Logger = logger
 	if err = n.bootstrap(log, snaps, transport, conf); err == nil {
-		n.raft, err = raft.NewRaft(conf, n.fsm, log, log, snaps, transport)
+		n.raft, err = raft.NewRaft(conf, n.fsm, watched, log, snaps, transport)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(problem.Wrap(err, problem.Internal, "Raft can't be started"), transport.Close(), log.Close())
 	}
+	watching, unwatch := context.WithCancel(context.Background())
+	watcher := make(chan struct{})
+	go func() { defer close(watcher); n.watch(watching, watched, layer) }()
 	return func() error {
+		unwatch()
+		<-watcher
 		if n.raft.State() == raft.Leader && len(n.cfg.Peers) > 1 {
 			if err := n.raft.LeadershipTransfer().Error(); err != nil {
 				n.log.Info("leadership was not handed over", "err", err)
@@ -218,13 +232,23 @@ func (n *Node) propose(t state.Type, who by, body any) (audit string, index uint
 		return "", 0, problem.Wrap(err, problem.Internal, "the entry can't be encoded")
 	}
 	f := n.raft.Apply(b, proposeMax)
-	if err := f.Error(); err != nil {
+	began := time.Now()
+	err = n.await(f)
+	n.metrics.proposals.WithLabelValues(outcome(err)).Observe(time.Since(began).Seconds())
+	if err != nil {
 		return "", 0, raftError(err)
 	}
 	if a, ok := f.Response().(applied); ok && a.err != nil {
 		return "", 0, a.err
 	}
 	return e.Audit, f.Index(), nil
+}
+
+func outcome(err error) string {
+	if err != nil {
+		return "failed"
+	}
+	return "done"
 }
 
 func raftError(err error) error {
@@ -243,11 +267,11 @@ func raftError(err error) error {
 func (n *Node) linearizable() error {
 	term := n.raft.CurrentTerm()
 	if n.caughtUp.Load() != term {
-		if err := n.raft.Barrier(proposeMax).Error(); err != nil {
+		if err := n.await(n.raft.Barrier(proposeMax)); err != nil {
 			return notLeading(err)
 		}
 	}
-	if err := n.raft.VerifyLeader().Error(); err != nil {
+	if err := n.await(n.raft.VerifyLeader()); err != nil {
 		return notLeading(err)
 	}
 	if n.raft.CurrentTerm() != term { // it may have lost and regained the lead meanwhile

@@ -27,12 +27,68 @@ type streams struct {
 
 	mu       sync.Mutex
 	accepted map[*stream]struct{} // nil = closed
+	dialled  map[*dialled]struct{}
+	silent   bool
+}
+
+// dialled is a connection that this node has opened.
+type dialled struct {
+	net.Conn
+	of *streams
+}
+
+// Close implements net.Conn.
+func (c *dialled) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.dialled, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// mute cuts all connections and makes no new ones until it is taken back.
+func (s *streams) mute(on bool) {
+	s.mu.Lock()
+	s.silent = on
+	var all []net.Conn
+	if on {
+		for c := range s.accepted {
+			all = append(all, c.Conn)
+		}
+		for c := range s.dialled {
+			all = append(all, c.Conn)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close() // whoever uses it is told
+	}
 }
 
 // stream is a connection that a peer has opened.
 type stream struct {
 	net.Conn
-	of *streams
+	of     *streams
+	shaken sync.Once
+	err    error
+}
+
+// handshakeMax bounds the TLS handshake of a peer.
+const handshakeMax = 5 * time.Second
+
+// Read implements net.Conn. The first one shakes hands: a peer that connects and
+// says nothing is let go.
+func (c *stream) Read(b []byte) (int, error) {
+	c.shaken.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), handshakeMax)
+		defer cancel()
+		if t, ok := c.Conn.(*tls.Conn); ok {
+			c.err = t.HandshakeContext(ctx)
+		}
+	})
+	if c.err != nil {
+		return 0, c.err
+	}
+	return c.Conn.Read(b)
 }
 
 // Close implements net.Conn.
@@ -54,6 +110,9 @@ func (s *streams) Accept() (net.Conn, error) {
 	defer s.mu.Unlock()
 	if s.accepted == nil {
 		return nil, errors.Join(net.ErrClosed, conn.Close())
+	}
+	if s.silent {
+		_ = conn.Close() // whoever reads it is told
 	}
 	s.accepted[c] = struct{}{}
 	return c, nil
@@ -77,7 +136,7 @@ func listen(addr string, id *pki.Bundle) (*streams, error) {
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", addr)
 	}
-	return &streams{Listener: l, client: id.Client(pki.RoleControl), accepted: map[*stream]struct{}{}}, nil
+	return &streams{Listener: l, client: id.Client(pki.RoleControl), accepted: map[*stream]struct{}{}, dialled: map[*dialled]struct{}{}}, nil
 }
 
 // Dial implements raft.StreamLayer.
@@ -85,7 +144,18 @@ func (s *streams) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	d := tls.Dialer{Config: s.client}
-	return d.DialContext(ctx, "tcp", string(addr))
+	conn, err := d.DialContext(ctx, "tcp", string(addr))
+	if err != nil {
+		return nil, err
+	}
+	c := &dialled{Conn: conn, of: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.silent {
+		return nil, errors.Join(errStalled, conn.Close())
+	}
+	s.dialled[c] = struct{}{}
+	return c, nil
 }
 
 // raftLogger passes what Raft logs on to slog.

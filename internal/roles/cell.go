@@ -239,7 +239,7 @@ func (w *cell) wireServices() error {
 	w.add(lifecycle.Part{Name: "roster", Run: w.roster.Run})
 	w.handler = api.Handler(api.Deps{
 		Cell: w.ID, Directory: w.cached, Rooms: w.cached, Roster: w.roster, Channels: w.servers, Unread: w.unread,
-		Marks: w.db.ReadState(), Now: time.Now, Log: w.log,
+		Marks: w.db.ReadState(), Keys: w.registry.Keys, Now: time.Now, Log: w.log,
 	})
 	return nil
 }

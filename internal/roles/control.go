@@ -88,5 +88,5 @@ func RunControl(ctx context.Context, ready func(), c Control, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	return c.serve(ctx, ready, &admin.Server{Metrics: metrics}, log, []lifecycle.Part{{Name: "control plane", Run: n.Run}})
+	return c.serve(ctx, ready, &admin.Server{Metrics: metrics, Check: n.Ready}, log, []lifecycle.Part{{Name: "control plane", Run: n.Run}})
 }

@@ -87,7 +87,7 @@ func RunEdge(ctx context.Context, ready func(), c Edge, log *slog.Logger) error 
 		}
 		return func() { <-g.Done() }, nil
 	})
-	return c.serve(ctx, ready, &admin.Server{Metrics: metrics}, log, []lifecycle.Part{
+	return c.serve(ctx, ready, &admin.Server{Metrics: metrics, Check: e.Ready}, log, []lifecycle.Part{
 		{Name: "registry", Run: registry.Run},
 		{Name: "edge", Run: e.Run, Drain: e.Drain},
 		{Name: "registration", Run: register},

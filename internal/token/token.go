@@ -128,6 +128,9 @@ func (v *Verifier) Verify(s string, now time.Time) (Claims, error) {
 	if len(s) > BytesMax {
 		return Claims{}, problem.New(problem.Unauthentic, "the token is longer than %d bytes", BytesMax)
 	}
+	if m := v.keys.Load(); m == nil || len(*m) == 0 {
+		return Claims{}, &problem.Error{Kind: problem.Unavailable, Msg: "no signing keys are known here yet; try again", RetryAfter: time.Second}
+	}
 	var w wireClaims
 	_, err := jwt.ParseWithClaims(s, &w, v.key,
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithIssuer(Issuer), jwt.WithExpirationRequired(),
