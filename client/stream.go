@@ -89,15 +89,25 @@ func (s *Stream) Send(f chat.ClientFrame) error {
 func (s *Stream) Run(ctx context.Context) error {
 	defer close(s.out)
 	failures := 0
+	var next *Socket // made before the one before it was left
 	for at := 0; ; at++ {
-		held, err := s.serve(ctx, s.edges[at%len(s.edges)])
+		var held bool
+		var err error
+		held, next, err = s.serve(ctx, at, next)
 		if ctx.Err() != nil {
+			if next != nil {
+				_ = next.Close() // nobody will read it
+			}
 			return nil
 		}
 		if IsGone(err) {
 			return err
 		}
 		s.log.Info("socket ended; connecting again", "err", err)
+		if next != nil {
+			failures = 0
+			continue
+		}
 		if failures++; held {
 			failures = 0
 		}
@@ -107,15 +117,20 @@ func (s *Stream) Run(ctx context.Context) error {
 	}
 }
 
-// serve holds one socket; held says that it worked for a while.
-func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error) {
+func (s *Stream) edge(at int) *Client { return s.edges[at%len(s.edges)] }
+
+// serve holds one socket, dialling it unless it is there; held says that it worked
+// for a while. When the edge asks to leave, next is a socket at the next one.
+func (s *Stream) serve(ctx context.Context, at int, socket *Socket) (held bool, next *Socket, err error) {
 	s.mu.Lock()
 	resume := s.began
 	s.mu.Unlock()
-	socket, err := edge.Dial(ctx, resume)
-	if err != nil {
-		s.observer.Failed(edge.base.String(), err)
-		return false, err
+	edge := s.edge(at)
+	if socket == nil {
+		if socket, err = edge.Dial(ctx, resume); err != nil {
+			s.observer.Failed(edge.base.String(), err)
+			return false, nil, err
+		}
 	}
 	s.sockets++
 	s.observer.Opened(s.sockets, edge.base.String(), resume)
@@ -127,28 +142,55 @@ func (s *Stream) serve(ctx context.Context, edge *Client) (held bool, err error)
 		cursors := s.Cursors()
 		s.observer.Resumed(s.sockets, cursors)
 		if err := socket.Resume(cursors); err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
 	s.hold(socket)
 	defer s.hold(nil)
-	ctx, cancel := context.WithCancel(ctx)
+	own, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go heartbeat(ctx, socket)
+	go heartbeat(own, socket)
+	made := make(chan *Socket, 1)
+	leaving := false
 	for {
 		raw, e, err := socket.Read()
 		if err != nil {
-			return held, err
+			if leaving {
+				cancel()
+				next = <-made
+			}
+			return held, next, err
 		}
 		s.observer.Came(s.sockets, raw)
 		if e.Type == chat.TypeGoaway {
-			return true, s.leave(ctx, raw)
+			if !leaving {
+				leaving = true
+				go s.leave(own, socket, s.edge(at+1), raw, made)
+			}
+			continue
 		}
 		if err := s.take(ctx, Event{Envelope: e, Raw: raw}, resume); err != nil {
-			return held, err
+			return held, nil, err
 		}
 		held = true
 	}
+}
+
+// leave goes within the time that a goaway gives: it dials the next edge first,
+// and only then closes the socket, which is read until then. made gets the new
+// socket, or nil.
+func (s *Stream) leave(ctx context.Context, socket *Socket, to *Client, raw []byte, made chan<- *Socket) {
+	var g chat.GoawayEvent
+	if json.Unmarshal(raw, &g) == nil && g.AfterMS > 0 { // an unreadable one is meant for now
+		_ = pause(ctx, rand.N(time.Duration(g.AfterMS)*time.Millisecond)/2) // ended early: the socket is gone, dial now
+	}
+	next, err := to.Dial(context.WithoutCancel(ctx), true)
+	if err != nil {
+		s.observer.Failed(to.base.String(), err)
+		next = nil
+	}
+	made <- next
+	_ = socket.Close() // its reader goes on with the new one
 }
 
 // take hands one event over, if it is new, and moves its cursor.
@@ -226,20 +268,6 @@ func (s *Stream) hand(ctx context.Context, e Event) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// leave waits for its turn within the time a goaway gives, then leaves.
-func (s *Stream) leave(ctx context.Context, raw []byte) error {
-	var g chat.GoawayEvent
-	if err := json.Unmarshal(raw, &g); err != nil {
-		return problem.Wrap(err, problem.Internal, "the goaway can't be decoded")
-	}
-	if g.AfterMS > 0 {
-		if err := pause(ctx, rand.N(time.Duration(g.AfterMS)*time.Millisecond)/2); err != nil {
-			return err
-		}
-	}
-	return problem.New(problem.Unavailable, "the edge asked to leave: %s", g.Reason)
 }
 
 // heartbeat tells the edge that the user's client lives.

@@ -3,6 +3,7 @@ package edge
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"parley/internal/link"
 	"parley/internal/pki"
 	"parley/internal/problem"
+	"parley/internal/token"
 	"parley/internal/topology"
 	"parley/regions"
 )
@@ -33,6 +35,8 @@ type cells struct {
 	pool     *pool
 	routes   *table
 	requests *link.Requests
+	// keysLearned is called when a cell has told signing keys.
+	keysLearned func()
 
 	mu       sync.Mutex
 	suspects map[topology.GatewayID]time.Time // until when; by its requests, apart from its link
@@ -48,8 +52,10 @@ func newCells(p *pool, id *pki.Bundle) *cells {
 func (c *cells) close() { _ = c.requests.Close() } // on the way out: nothing depends on it
 
 const (
-	// tryMax bounds one try at one gateway, when another may be asked after it.
-	tryMax = 4 * time.Second
+	// tryFirst and tryMax bound one try at one gateway, when another may be asked
+	// after it: the first is the likeliest to wait for the dead.
+	tryFirst = 2 * time.Second
+	tryMax   = 4 * time.Second
 	// triesMax bounds the gateways and epochs that one request goes through.
 	triesMax = 5
 	// answerBytesMax is what is read of an answer before the client gets any of
@@ -88,7 +94,7 @@ func (c *cells) send(ctx context.Context, a ask) (answer, error) {
 		if g.ID == "" {
 			return answer{}, problem.New(problem.Unavailable, "no gateway is known of the workspace's cell; try again")
 		}
-		res, err := c.try(ctx, g, r.Epoch, a)
+		res, err := c.try(ctx, g, r.Epoch, a, try)
 		again, wait := c.judge(&res, err, g, r, a, others)
 		if !again || try == triesMax {
 			return c.settle(res, err, a)
@@ -146,10 +152,23 @@ func (c *cells) suspected(id topology.GatewayID, now time.Time) bool {
 	return ok && now.Before(until)
 }
 
-func (c *cells) try(ctx context.Context, g regions.Gateway, e topology.Epoch, a ask) (answer, error) {
+func (c *cells) try(ctx context.Context, g regions.Gateway, e topology.Epoch, a ask, try int) (answer, error) {
 	cancel := func() {}
 	if a.again {
-		ctx, cancel = context.WithTimeout(ctx, tryMax)
+		within := tryMax
+		if try == 1 {
+			within = tryFirst
+		}
+		ctx, cancel = context.WithTimeout(ctx, within)
+		if gone := c.pool.linkEnds(g); gone != nil {
+			go func() { // the link's pings find a dead gateway sooner than a request does
+				select {
+				case <-gone:
+					cancel()
+				case <-ctx.Done():
+				}
+			}()
+		}
 	}
 	q, err := http.NewRequestWithContext(ctx, a.method, "https://"+g.APIAddr+a.uri, bytes.NewReader(a.body))
 	if err != nil {
@@ -255,7 +274,7 @@ func (c *cells) anyCell(ctx context.Context, uri string) (answer, error) {
 				return answer{}, err
 			}
 			var res answer
-			res, err = c.try(ctx, g, 0, ask{method: http.MethodGet, uri: uri, header: http.Header{}, again: true})
+			res, err = c.try(ctx, g, 0, ask{method: http.MethodGet, uri: uri, header: http.Header{}, again: true}, 1)
 			if err == nil && res.StatusCode == http.StatusOK {
 				return res, nil
 			}
@@ -315,7 +334,7 @@ func (c *cells) learnCold(ctx context.Context, every time.Duration) {
 func (c *cells) learn(ctx context.Context, s CellSeed) (n int, err error) {
 	for _, g := range s.gateways() {
 		if n, err = c.learnFrom(ctx, g); err == nil {
-			return n, nil
+			return n, c.learnKeys(ctx, g)
 		}
 	}
 	return 0, err
@@ -342,9 +361,44 @@ func (c *cells) learnFrom(ctx context.Context, g regions.Gateway) (int, error) {
 	return n, nil
 }
 
+// coldKey is one row of a cell's GET /internal/v1/keys.
+type coldKey struct {
+	KID       string    `json:"kid"`
+	Public    []byte    `json:"public"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+}
+
+// learnKeys asks a gateway for the signing keys.
+func (c *cells) learnKeys(ctx context.Context, g regions.Gateway) error {
+	res, err := c.try(ctx, g, 0, ask{method: http.MethodGet, uri: "/internal/v1/keys", header: http.Header{}, again: true}, 1)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }() // read as far as it counts
+	if res.StatusCode == http.StatusNotFound {
+		return nil // a cell of an earlier version
+	}
+	var rows []coldKey
+	if err := json.Unmarshal(res.head, &rows); err != nil || res.StatusCode != http.StatusOK {
+		return problem.New(problem.Unavailable, "status %d, or no keys", res.StatusCode)
+	}
+	var keys []token.Key
+	for _, k := range rows {
+		if len(k.Public) == ed25519.PublicKeySize {
+			keys = append(keys, token.Key{KID: k.KID, Public: k.Public, NotBefore: k.NotBefore, NotAfter: k.NotAfter})
+		}
+	}
+	if len(keys) > 0 {
+		c.routes.learned.Store(&keys)
+		c.keysLearned()
+	}
+	return nil
+}
+
 func (c *cells) coldPage(ctx context.Context, g regions.Gateway, after topology.WorkspaceID) ([]coldRoute, error) {
 	uri := "/internal/v1/workspaces?limit=" + strconv.Itoa(coldPage) + "&after=" + string(after)
-	res, err := c.try(ctx, g, 0, ask{method: http.MethodGet, uri: uri, header: http.Header{}, again: true})
+	res, err := c.try(ctx, g, 0, ask{method: http.MethodGet, uri: uri, header: http.Header{}, again: true}, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -95,6 +95,7 @@ func New(cfg Config, deps Deps) (*Edge, error) {
 	}
 	e.peers = newPool(cfg, e.routes, deps.Identity, e.metrics, log)
 	e.cells = newCells(e.peers, deps.Identity)
+	e.cells.keysLearned = e.loadKeys
 	e.sockets = newSockets(cfg, e.peers, e.metrics, log)
 	return e, nil
 }
@@ -172,7 +173,7 @@ func (e *Edge) Drain(ctx context.Context) error {
 }
 
 // loadKeys gives the verifier the present signing keys.
-func (e *Edge) loadKeys() { e.verifier.SetKeys(append(e.routes.Keys(), e.cfg.ColdKeys...)) }
+func (e *Edge) loadKeys() { e.verifier.SetKeys(append(e.routes.keys(), e.cfg.ColdKeys...)) }
 
 // followTable acts on changes of the table: new keys, other gateways.
 func (e *Edge) followTable(ctx context.Context) {

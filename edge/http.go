@@ -95,15 +95,24 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 }
 
 func (e *Edge) readyz(w http.ResponseWriter, _ *http.Request) {
+	if err := e.Ready(); err != nil {
+		problem.Write(w, err)
+		return
+	}
+	writeText(w, http.StatusOK, "ready\n")
+}
+
+// Ready says why the edge should be given no new clients now; nil when it should.
+func (e *Edge) Ready() error {
 	switch {
 	case e.draining.Load():
-		problem.Write(w, problem.New(problem.Unavailable, "draining"))
+		return problem.New(problem.Unavailable, "draining")
 	case !e.serving.Load():
-		problem.Write(w, problem.New(problem.Unavailable, "starting"))
-	case len(e.routes.Keys())+len(e.cfg.ColdKeys) == 0:
-		problem.Write(w, problem.New(problem.Unavailable, "no signing keys are known yet"))
+		return problem.New(problem.Unavailable, "starting")
+	case len(e.routes.keys())+len(e.cfg.ColdKeys) == 0:
+		return problem.New(problem.Unavailable, "no signing keys are known yet")
 	default:
-		writeText(w, http.StatusOK, "ready\n")
+		return nil
 	}
 }
 

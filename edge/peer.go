@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,9 @@ const (
 	suspectMax = 5 * time.Second
 	// steadyAfter is how long a link has to live for its end to count as the first.
 	steadyAfter = 5 * time.Second
+	// probeEvery is how often a gateway that was lost is looked at: it is given
+	// sessions again when it has answered, or when there is no other.
+	probeEvery = 250 * time.Millisecond
 	// openBatch is how many sessions are opened in one go.
 	openBatch = 256
 	// idleMax is how long a link without sessions is kept.
@@ -62,7 +66,22 @@ func (q *peer) avoided(g regions.Gateway, now time.Time) bool {
 	if g.Incarnation != q.gateway.Incarnation {
 		return false
 	}
-	return now.Before(q.suspectUntil) || q.draining
+	return now.Before(q.suspectUntil) || q.draining || q.onProbation()
+}
+
+// onProbation reports whether the gateway was lost and has not answered since:
+// whoever waited for it would wait for a dial to a dead host. The caller holds q.mu.
+func (q *peer) onProbation() bool { return q.wire == nil && q.failures > 0 }
+
+// probe connects to a gateway that was lost, if it is due and still listed.
+func (q *peer) probe(ctx context.Context) {
+	q.mu.Lock()
+	due := q.onProbation() && !q.draining && time.Now().After(q.suspectUntil)
+	g := q.gateway
+	q.mu.Unlock()
+	if due && slices.ContainsFunc(q.pool.routes.gateways(g.Cell), func(o regions.Gateway) bool { return o.ID == g.ID }) {
+		q.connect(ctx)
+	}
 }
 
 func (q *peer) suspect(now time.Time) bool {
@@ -109,12 +128,17 @@ func (q *peer) lost(w *wire) {
 func (q *peer) run(ctx context.Context) {
 	idle := time.NewTicker(idleMax / 4)
 	defer idle.Stop()
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
 	defer q.hangUp()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-q.wake:
+		case <-probe.C:
+			q.probe(ctx)
+			continue
 		case <-idle.C:
 			q.closeIdle()
 			continue

@@ -137,6 +137,20 @@ func (p *pool) avoid(g regions.Gateway, now time.Time) bool {
 	return q != nil && q.avoided(g, now)
 }
 
+// linkEnds is closed when the present link to a gateway ends; nil if there is none.
+func (p *pool) linkEnds(g regions.Gateway) <-chan struct{} {
+	q := p.known(g)
+	if q == nil {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.wire == nil {
+		return nil
+	}
+	return q.wire.conn.Done()
+}
+
 func (p *pool) suspected(g regions.Gateway, now time.Time) bool {
 	q := p.known(g)
 	return q != nil && q.suspect(now)

@@ -1,6 +1,10 @@
 package edge
 
 import (
+	"slices"
+	"sync/atomic"
+
+	"parley/internal/token"
 	"parley/internal/topology"
 	"parley/regions"
 )
@@ -10,6 +14,18 @@ import (
 type table struct {
 	Routes
 	seeds []CellSeed
+	// learned are the signing keys that a cell told: an edge that starts without
+	// a table must let people in, too.
+	learned atomic.Pointer[[]token.Key]
+}
+
+// keys are all signing keys that are known.
+func (t *table) keys() []token.Key {
+	keys := t.Keys()
+	if more := t.learned.Load(); more != nil {
+		keys = append(slices.Clip(keys), *more...)
+	}
+	return keys
 }
 
 func newTable(r Routes, seeds []CellSeed) *table { return &table{Routes: r, seeds: seeds} }

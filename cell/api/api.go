@@ -16,6 +16,7 @@ import (
 	"parley/cell/directory"
 	"parley/cell/readstate"
 	"parley/internal/problem"
+	"parley/internal/token"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
 )
@@ -63,6 +64,7 @@ type Deps struct {
 	Channels  channel.Servers
 	Unread    Unread
 	Marks     readstate.Store
+	Keys      func() []token.Key // the signing keys as the region's registry has them; nil = none
 	Now       func() time.Time
 	Log       *slog.Logger
 }
@@ -76,6 +78,7 @@ type API struct {
 	channels  channel.Servers
 	unread    Unread
 	marks     readstate.Store
+	keys      func() []token.Key
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -88,7 +91,10 @@ func Handler(d Deps) http.Handler {
 	documentErrors()
 	a := &API{
 		cell: d.Cell, directory: d.Directory, rooms: d.Rooms, roster: d.Roster, channels: d.Channels,
-		unread: d.Unread, marks: d.Marks, now: d.Now, log: d.Log,
+		unread: d.Unread, marks: d.Marks, keys: d.Keys, now: d.Now, log: d.Log,
+	}
+	if a.keys == nil {
+		a.keys = func() []token.Key { return nil }
 	}
 	public := http.NewServeMux()
 	cfg := huma.DefaultConfig("Parley", "1")

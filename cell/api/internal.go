@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"parley/cell/directory"
 	"parley/internal/pki"
@@ -38,6 +39,29 @@ const orderBytesMax = 16 << 10
 func (a *API) registerInternal(mux *http.ServeMux) {
 	mux.HandleFunc("PUT /internal/v1/workspaces/{id}", a.openWorkspace)
 	mux.HandleFunc("GET /internal/v1/workspaces", a.listWorkspaces)
+	mux.HandleFunc("GET /internal/v1/keys", a.listKeys)
+}
+
+// Key is the public half of a signing key, one row of GET /internal/v1/keys: an
+// edge that knows nothing must be able to verify tokens, too.
+type Key struct {
+	KID       string    `json:"kid"`
+	Public    []byte    `json:"public"` // Ed25519, 32 bytes
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+}
+
+func (a *API) listKeys(w http.ResponseWriter, r *http.Request) {
+	if err := requireRole(r, pki.RoleEdge); err != nil {
+		problem.Write(w, err)
+		return
+	}
+	keys := []Key{}
+	for _, k := range a.keys() {
+		keys = append(keys, Key{KID: k.KID, Public: k.Public, NotBefore: k.NotBefore, NotAfter: k.NotAfter})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(keys) // the peer may be gone; nothing to do about it
 }
 
 func (a *API) openWorkspace(w http.ResponseWriter, r *http.Request) {

@@ -33,6 +33,7 @@ type Server struct {
 	moved signal        // a shard was taken or left
 	eased signal        // derived work was done
 	rooms atomic.Int64  // open channels
+	dead  atomic.Bool   // fell dead in a drill: it tells nobody
 
 	telling sync.Mutex // held while beacons are sent; taken before all others
 
@@ -119,10 +120,11 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	l.spawn(func() { s.follow(ctx, ready) })
 	l.spawn(func() { s.beaconLoop(ctx) })
 	<-ctx.Done()
+	s.dead.Store(failpoint.Crashed(ctx))
 	s.closeAll()
 	l.end()
 	s.closeAll() // what was being taken meanwhile
-	if c := s.peers.Load(); c != nil {
+	if c := s.peers.Load(); c != nil && !s.dead.Load() {
 		c.wakeAll()
 	}
 	return nil

@@ -271,7 +271,7 @@ func (sh *shard) close(why string) {
 	sh.s.held[sh.id].CompareAndSwap(sh, nil)
 	sh.cancel()
 	sh.hold.Drop()
-	if c := sh.s.peers.Load(); c != nil {
+	if c := sh.s.peers.Load(); c != nil && !sh.s.dead.Load() {
 		c.left(sh.id, sh.token)
 	}
 	sh.s.log.Debug("left a shard", "shard", sh.id, "token", sh.token, "why", why)

@@ -28,8 +28,10 @@ type Conn struct {
 	shared   bool   // the socket is a server's, which outlives the link
 
 	lanes   [lanes]lane
-	dirty   atomic.Uint32 // bit per lane with something pending since its last Flush
-	pongAt  atomic.Int64  // ns since start of the last pong
+	dirty   atomic.Uint32    // bit per lane with something pending since its last Flush
+	pongAt  atomic.Int64     // ns since start of the last pong
+	pings   [16]atomic.Int64 // ns since start of the last pings, by number
+	slowest atomic.Int64     // ns: the slowest answer of late
 	started time.Time
 
 	closing sync.Once
@@ -263,12 +265,26 @@ func (c *Conn) takePings(fs []frame.Frame) []frame.Frame {
 			_ = c.Send(frame.Control, frame.Pong(f)) // fails only on a link that has ended
 			c.Flush()
 		case frame.Pong:
-			c.pongAt.Store(int64(time.Since(c.started)))
+			c.ponged(f.N)
 		default:
 			kept = append(kept, f)
 		}
 	}
 	return kept
+}
+
+// ponged notes an answer and how long it took. A slow one is forgotten slowly.
+func (c *Conn) ponged(n uint64) {
+	now := int64(time.Since(c.started))
+	c.pongAt.Store(now)
+	took := now - c.pings[n%uint64(len(c.pings))].Load()
+	c.slowest.Store(max(took, c.slowest.Load()*15/16))
+}
+
+// patience is how long the peer may be silent.
+func (c *Conn) patience() time.Duration {
+	slow := answerTimes * time.Duration(c.slowest.Load())
+	return max(c.liveness.DeadAfter, min(c.liveness.DeadAfter+slow, deadMost))
 }
 
 // watch pings the peer and ends the link when it owes its answers too long.
@@ -278,10 +294,11 @@ func (c *Conn) watch() {
 	c.pongAt.Store(int64(time.Since(c.started)))
 	for n := uint64(1); ; n++ {
 		silent := time.Since(c.started) - time.Duration(c.pongAt.Load())
-		if silent > c.liveness.DeadAfter-c.liveness.PingEvery/2 {
+		if silent > c.patience()-c.liveness.PingEvery/2 {
 			c.Close(errorf(ErrDead, "no answer to pings for %s", silent.Round(time.Millisecond)))
 			return
 		}
+		c.pings[n%uint64(len(c.pings))].Store(int64(time.Since(c.started)))
 		_ = c.Send(frame.Control, frame.Ping{N: n}) // fails only on a link that has ended
 		c.Flush()
 		select {

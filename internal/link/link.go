@@ -49,9 +49,13 @@ const (
 	// lingerMax is how long a dialled link's socket outlives it.
 	lingerMax = 200 * time.Millisecond
 	// PingEvery is the pace of application pings on the control lane.
-	PingEvery = time.Second
-	// DeadAfter is how long a peer may owe every answer to a ping.
-	DeadAfter = 4 * time.Second
+	PingEvery = 250 * time.Millisecond
+	// DeadAfter is how long a peer may owe every answer to a ping, beside
+	// answerTimes the slowest answer of late: a link across an ocean, or to a host
+	// under load, is given what it needs, up to deadMost.
+	DeadAfter   = time.Second
+	answerTimes = 4
+	deadMost    = 4 * time.Second
 	// readBytes is a lane's read buffer. It grows for a frame that is larger.
 	readBytes = 32 << 10
 	// keepBytesMax is the largest buffer that a lane keeps for its next use.
