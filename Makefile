@@ -20,26 +20,46 @@ dev: build ## Start two regions, four cells, two edges and a control plane on th
 	bin/parley dev --data $(DATA)
 
 .PHONY: test
-test: build ## Pass every test: units, conformance suites, fuzz seeds, all with -race, and the end-to-end run
+test: build ## Pass every test: units, conformance suites, fuzz seeds, all with -race, the walk through a cluster, and the short drills
 	$(GO) vet ./...
-	$(GO) test -race -timeout 15m ./...
-	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e
+	$(GO) test -race -timeout 20m ./...
+	$(MAKE) walk
+	$(MAKE) e2e-short
 
 .PHONY: test-short
 test-short: ## The tests without -race and without the end-to-end run
 	$(GO) test -timeout 10m ./...
 
-.PHONY: e2e
-e2e: build ## Only the end-to-end run: import, check, posts over both edges, restart
+.PHONY: walk
+walk: build ## Only the walk through one cluster: import, check, posts over both edges, restart
 	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e
+
+# What drills run: a parley that can be broken, and etcd from its own module.
+.PHONY: drill-binaries
+drill-binaries:
+	$(GO) build -tags failpoints -o bin/parley-drill ./cmd/parley
+	$(GO) build -o bin/etcd go.etcd.io/etcd/server/v3
+
+.PHONY: e2e
+e2e: drill-binaries ## Every drill: faults under load in a cluster of processes; writes docs/drills.md (REPLAY=export.zip)
+	bin/parley-drill chaos run --table docs/drills.md --commit "$$(git describe --always --dirty)" $(if $(REPLAY),--replay $(REPLAY) --speed $(or $(SPEED),60))
+
+.PHONY: e2e-short
+e2e-short: drill-binaries ## The short form of the drills, under 8 minutes
+	bin/parley-drill chaos run --short
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	bash test/fuzz.sh $(or $(FUZZTIME),30s)
 
 .PHONY: bench
-bench: ## Run the benchmarks beside their floors
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+bench: build ## Every workload beside its floor, 15 minutes; writes docs/benchmarks.md (QUICK=1: 3 minutes, only printed)
+	$(GO) build -o bin/parley-bench ./bench/run
+	bin/parley-bench bench report --parley bin/parley --for 4s --profile 4s $(if $(QUICK),--quick,--write docs/benchmarks.md)
+
+.PHONY: bench-compare
+bench-compare: ## Two commits in turns, compared by benchstat (BASE=HEAD~1 HEAD=HEAD ROUNDS=5 ONLY=fan-out,typical)
+	bash bench/compare.sh "$(or $(BASE),HEAD~1)" "$(or $(HEAD),HEAD)" "$(or $(ROUNDS),5)" "$(or $(ONLY),fan-out,single fan-out,typical)"
 
 .PHONY: lint
 lint: ## Lint

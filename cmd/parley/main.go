@@ -8,13 +8,17 @@ import (
 	"os/signal"
 	"syscall"
 
+	bench "parley/bench/command"
+	chaos "parley/chaos/command"
 	"parley/internal/cli"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	code := cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	measure := bench.Command()
+	measure.AddCommand(chaos.Replay())
+	code := cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, measure, chaos.Chaos(), chaos.Check())
 	stop()
 	os.Exit(code)
 }

@@ -25,9 +25,14 @@ const (
 	ExitUnavailable = 5 // nobody answered: try again
 )
 
-// Run runs a command line and returns its exit code.
-func Run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+// Run runs a command line and returns its exit code. The tests are commands that
+// measure, break and check; this package knows none of them.
+func Run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, tests ...*cobra.Command) int {
 	root := newRoot()
+	for _, c := range tests {
+		c.GroupID = "test"
+		root.AddCommand(c)
+	}
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -56,7 +61,7 @@ func newRoot() *cobra.Command {
 		return usage("%v\nSee `%s --help`.", err, cmd.CommandPath())
 	})
 	addSessionFlags(root)
-	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "talk", Title: "Talk and bring in:"}, &cobra.Group{ID: "operate", Title: "Operate:"})
+	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "talk", Title: "Talk and bring in:"}, &cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "test", Title: "Measure, break and check:"})
 	in := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -117,11 +122,14 @@ func strictCompletion(root *cobra.Command) {
 
 func exitCode(err error) int {
 	var u usageError
+	var own interface{ ExitCode() int }
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &u):
 		return ExitUsage
+	case errors.As(err, &own):
+		return own.ExitCode()
 	}
 	switch controlplane.KindOf(err) {
 	case problem.NotFound:

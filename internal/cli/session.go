@@ -100,6 +100,22 @@ func sessionOf(cmd *cobra.Command) (*session, error) {
 	return s, nil
 }
 
+// EdgesOf is the edges that a command's flags, environment and dev.json name, and
+// how to trust them.
+func EdgesOf(cmd *cobra.Command) (urls []string, trust *tls.Config, err error) {
+	s, err := sessionOf(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range s.info.Edges {
+		urls = append(urls, e.URL)
+	}
+	if len(urls) == 0 {
+		return nil, nil, usage("no edge is known: give --edge, or --dev-file")
+	}
+	return urls, s.tls, nil
+}
+
 func setting(cmd *cobra.Command, flag, env string) string {
 	f := cmd.Flags().Lookup(flag)
 	switch list, ok := f.Value.(pflag.SliceValue); {

@@ -91,7 +91,7 @@ func TestLoad_NamesWhatIsWrong(t *testing.T) {
 		args            []string
 		want            []string
 	}{
-		{"unknown key", "name: x\nnmae: y\n", "", nil, []string{"nmae", "[2:1]"}},
+		{"unknown key", "name: x\nnam: y\n", "", nil, []string{"nam", "[2:1]"}},
 		{"no YAML", "name: [", "", nil, []string{"c.yaml"}},
 		{"wrong kind", "count: many\n", "", nil, []string{"[1:8]"}},
 		{"environment", "", "PARLEY_WAIT=soon", nil, []string{"PARLEY_WAIT", "soon", "1.5s"}},

@@ -1,0 +1,179 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"parley/chaos/fault"
+	"parley/chaos/process"
+	"parley/internal/pki"
+	"parley/internal/topology"
+)
+
+// build starts the whole cluster, and makes its two workspaces.
+func build(ctx context.Context, cfg Config) (w *world, err error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(cfg.Dir, "cluster")
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	w = &world{
+		cfg: cfg, procs: map[string]*process.Process{}, relays: map[topology.GatewayID]*fault.Relay{},
+		web: &http.Client{Timeout: orderMax}, silenced: func() {},
+	}
+	if w.layout, err = newLayout(ctx, dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.stop())
+		}
+	}()
+	if err := w.define(); err != nil {
+		return w, err
+	}
+	if err := w.link(); err != nil {
+		return w, err
+	}
+	began := time.Now()
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error {
+			return w.start(ctx, append(w.etcdNames("eu"), w.etcdNames("us")...)...)
+		},
+		func(ctx context.Context) error { return w.start(ctx, w.controlNames()...) },
+		w.foundPlaces,
+		func(ctx context.Context) error { return w.start(ctx, "eu-1", "us-1", "eu-edge-1", "us-edge-1") },
+		w.foundWorkspaces,
+	} {
+		if err := step(ctx); err != nil {
+			return w, err
+		}
+	}
+	fmt.Fprintf(cfg.Out, "%d processes are up after %.1f s\n", len(w.procs), time.Since(began).Seconds())
+	return w, nil
+}
+
+// define describes every process.
+func (w *world) define() error {
+	for _, r := range w.regions {
+		if err := w.defineEtcd(r); err != nil {
+			return err
+		}
+		file, err := w.cellConfig(r)
+		if err != nil {
+			return err
+		}
+		w.define1(string(r.cell.id), "cell", file, r.cell.admin)
+		if file, err = w.edgeConfig(r); err != nil {
+			return err
+		}
+		w.define1(string(r.edge.id), "edge", file, r.edge.admin)
+	}
+	for _, n := range w.control {
+		file, err := w.controlConfig(n)
+		if err != nil {
+			return err
+		}
+		w.define1(n.id, "control", file, n.admin)
+	}
+	return nil
+}
+
+func (w *world) define1(name, role, file, admin string) {
+	w.procs[name] = process.New(process.Config{
+		Name: name, Binary: w.cfg.Binary, Args: []string{role, "--config", file}, LogFile: filepath.Join(w.dir, name+".log"),
+		Ready: process.URL("http://" + admin + "/readyz"),
+	})
+}
+
+// defineEtcd describes a region's etcd: the settings are those of the embedded one.
+func (w *world) defineEtcd(r region) error {
+	var peers []string
+	for _, m := range r.etcd {
+		peers = append(peers, m.name+"=https://"+m.peer)
+	}
+	for _, m := range r.etcd {
+		certs, err := w.certs(pki.Identity{Region: r.id, Role: pki.RoleEtcd, Name: m.name})
+		if err != nil {
+			return err
+		}
+		cert, key, ca := filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem"), filepath.Join(certs, "ca.pem")
+		w.procs[m.name] = process.New(process.Config{
+			Name: m.name, Binary: w.cfg.Etcd, LogFile: filepath.Join(w.dir, m.name+".log"),
+			Args: []string{
+				"--name", m.name, "--data-dir", filepath.Join(w.dir, m.name),
+				"--listen-client-urls", "https://" + m.client, "--advertise-client-urls", "https://" + m.client,
+				"--listen-peer-urls", "https://" + m.peer, "--initial-advertise-peer-urls", "https://" + m.peer,
+				"--initial-cluster", strings.Join(peers, ","), "--initial-cluster-state", "new",
+				"--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth",
+				"--peer-cert-file", cert, "--peer-key-file", key, "--peer-trusted-ca-file", ca, "--peer-client-cert-auth",
+				"--heartbeat-interval", "50", "--election-timeout", "500", "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m",
+				"--log-level", "warn", "--grpc-keepalive-min-time", "1s",
+			},
+			Ready: process.Port(m.client),
+		})
+	}
+	return nil
+}
+
+// link puts a relay before each gateway.
+func (w *world) link() error {
+	for _, r := range w.regions {
+		for _, g := range r.cell.gateways {
+			relay, err := fault.NewRelay(map[string]string{g.linkVia: g.link, g.apiVia: g.api})
+			if err != nil {
+				return err
+			}
+			w.relays[g.id] = relay
+		}
+	}
+	return nil
+}
+
+// foundPlaces records the regions and the cells.
+func (w *world) foundPlaces(ctx context.Context) error {
+	for _, r := range w.regions {
+		if _, err := w.cli(ctx, "region", "create", string(r.id), "--etcd", strings.Join(r.etcdClients(), ",")); err != nil {
+			return err
+		}
+		if _, err := w.cli(ctx, "cell", "create", string(r.cell.id), "--region", string(r.id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foundWorkspaces places the swarm's workspace and, apart from it, the control's.
+func (w *world) foundWorkspaces(ctx context.Context) error {
+	for i, slug := range []string{swarmHome, controlled} {
+		r := w.regions[i]
+		if _, err := w.cli(ctx, "workspace", "create", "--slug", slug, "--region", string(r.id), "--pin", string(r.cell.id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop kills every process and ends the relays: what a drill has left is nobody's.
+func (w *world) stop() error {
+	var errs []error
+	for _, p := range w.procs {
+		errs = append(errs, p.Kill())
+	}
+	for _, r := range w.relays {
+		errs = append(errs, r.Close())
+	}
+	w.web.CloseIdleConnections()
+	return errors.Join(errs...)
+}

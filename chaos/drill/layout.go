@@ -1,0 +1,224 @@
+package drill
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/goccy/go-yaml"
+
+	"parley/internal/pki"
+	"parley/internal/roles"
+	"parley/internal/topology"
+)
+
+// layout is every process of a drill's cluster with its address: two regions,
+// each with an etcd of three, a cell and an edge, and a control plane of three.
+// Edges reach the first region's cell through relays, one per edge, so that
+// either way between them can be slowed and cut.
+type layout struct {
+	dir     string
+	regions []region
+	control []controlNode
+	ca      *pki.Authority
+	token   string
+}
+
+type region struct {
+	id   topology.RegionID
+	etcd []etcdMember
+	cell cell
+	edge edge
+}
+
+type etcdMember struct{ name, client, peer string }
+
+type cell struct {
+	id       topology.CellID
+	admin    string
+	gateways []gateway
+	servers  []topology.ServerID
+}
+
+// gateway's addresses are where it listens; the relayed ones where edges reach it.
+type gateway struct {
+	id        topology.GatewayID
+	link, api string
+	linkVia   string
+	apiVia    string
+}
+
+type edge struct {
+	id            topology.EdgeID
+	listen, admin string
+}
+
+type controlNode struct{ id, raft, api, admin string }
+
+const (
+	loopback       = "127.0.0.1"
+	membersOfThree = 3
+	gatewaysEach   = 2
+	serversEach    = 2
+)
+
+// newLayout takes free ports.
+func newLayout(ctx context.Context, dir string) (*layout, error) {
+	p := ports{ctx: ctx}
+	defer p.letGo()
+	l := &layout{dir: dir, token: "pot_drill"}
+	for _, id := range []topology.RegionID{"eu", "us"} {
+		r := region{id: id, cell: cell{id: topology.CellID(id + "-1"), admin: p.tcp()}}
+		for i := range membersOfThree {
+			r.etcd = append(r.etcd, etcdMember{fmt.Sprintf("etcd-%s-%d", id, i+1), p.tcp(), p.tcp()})
+		}
+		for i := range gatewaysEach {
+			r.cell.gateways = append(r.cell.gateways, gateway{
+				id: topology.GatewayID(fmt.Sprintf("%s-gw-%d", r.cell.id, i+1)), link: p.udp(), api: p.udp(), linkVia: p.udp(), apiVia: p.udp(),
+			})
+		}
+		for i := range serversEach {
+			r.cell.servers = append(r.cell.servers, topology.ServerID(fmt.Sprintf("%s-cs-%d", r.cell.id, i+1)))
+		}
+		r.edge = edge{id: topology.EdgeID(id + "-edge-1"), listen: p.tcp(), admin: p.tcp()}
+		l.regions = append(l.regions, r)
+	}
+	for i := range membersOfThree {
+		l.control = append(l.control, controlNode{fmt.Sprintf("control-%d", i+1), p.tcp(), p.tcp(), p.tcp()})
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	var err error
+	l.ca, err = pki.OpenAuthority(filepath.Join(dir, "ca"))
+	return l, err
+}
+
+// ports finds free ones. They are held until all are found, so that none comes
+// twice.
+type ports struct {
+	ctx  context.Context //nolint:containedctx // of the one layout
+	err  error
+	held []io.Closer
+}
+
+func (p *ports) tcp() string {
+	l, err := new(net.ListenConfig).Listen(p.ctx, "tcp", net.JoinHostPort(loopback, "0"))
+	if err != nil {
+		p.err = err
+		return ""
+	}
+	p.held = append(p.held, l)
+	return l.Addr().String()
+}
+
+func (p *ports) udp() string {
+	c, err := new(net.ListenConfig).ListenPacket(p.ctx, "udp", net.JoinHostPort(loopback, "0"))
+	if err != nil {
+		p.err = err
+		return ""
+	}
+	p.held = append(p.held, c)
+	return c.LocalAddr().String()
+}
+
+func (p *ports) letGo() {
+	for _, h := range p.held {
+		_ = h.Close() // it was only asked which is free
+	}
+}
+
+// certs issues a role's certificate and says where it is.
+func (l *layout) certs(id pki.Identity) (string, error) {
+	dir := filepath.Join(l.dir, "certs", id.Name)
+	b, err := l.ca.Issue(id, []string{"localhost", loopback})
+	if err != nil {
+		return "", err
+	}
+	return dir, b.Write(dir)
+}
+
+// write writes a role's config and returns its file.
+func (l *layout) write(name string, c any) (string, error) {
+	b, err := yaml.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(l.dir, name+".yaml")
+	return file, os.WriteFile(file, b, 0o600)
+}
+
+func (l *layout) process(name, certs, admin string) roles.Process {
+	return roles.Process{Dir: filepath.Join(l.dir, name), CertDir: certs, Admin: admin, DrainMax: drainMax}
+}
+
+func (l *layout) controlConfig(n controlNode) (string, error) {
+	certs, err := l.certs(pki.Identity{Role: pki.RoleControl, Name: n.id})
+	if err != nil {
+		return "", err
+	}
+	tokens := filepath.Join(l.dir, "operator-token")
+	if err := os.WriteFile(tokens, []byte(l.token), 0o600); err != nil {
+		return "", err
+	}
+	c := roles.DefaultControl()
+	c.Process = l.process(n.id, certs, n.admin)
+	c.ID, c.RaftAddr, c.APIAddr, c.BootstrapTokenFile = n.id, n.raft, n.api, tokens
+	for _, p := range l.control {
+		c.Peers = append(c.Peers, roles.Peer{ID: p.id, RaftAddr: p.raft, APIURL: "https://" + p.api})
+	}
+	return l.write(n.id, c)
+}
+
+func (r region) etcdClients() (out []string) {
+	for _, m := range r.etcd {
+		out = append(out, m.client)
+	}
+	return out
+}
+
+func (l *layout) cellConfig(r region) (string, error) {
+	certs, err := l.certs(pki.Identity{Region: r.id, Cell: r.cell.id, Role: pki.RoleGateway, Name: string(r.cell.id)})
+	if err != nil {
+		return "", err
+	}
+	c := roles.DefaultCell()
+	c.Process = l.process(string(r.cell.id), certs, r.cell.admin)
+	c.ID, c.Region, c.Etcd, c.Servers = r.cell.id, r.id, r.etcdClients(), r.cell.servers
+	for _, g := range r.cell.gateways {
+		c.Gateways = append(c.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.linkVia, APIAddr: g.apiVia, LinkListen: g.link, APIListen: g.api})
+	}
+	return l.write(string(r.cell.id), c)
+}
+
+func (l *layout) edgeConfig(r region) (string, error) {
+	certs, err := l.certs(pki.Identity{Region: r.id, Role: pki.RoleEdge, Name: string(r.edge.id)})
+	if err != nil {
+		return "", err
+	}
+	c := roles.DefaultEdge()
+	c.Process = l.process(string(r.edge.id), certs, r.edge.admin)
+	c.ID, c.Region, c.Listen, c.URL, c.PlainHTTP, c.Etcd = r.edge.id, r.id, r.edge.listen, r.edge.url(), true, r.etcdClients()
+	c.DrainSpread = drainSpread
+	for _, other := range l.regions {
+		cold := roles.ColdCell{Cell: other.cell.id}
+		for _, g := range other.cell.gateways {
+			cold.APIAddrs = append(cold.APIAddrs, g.apiVia)
+			cold.LinkAddrs = append(cold.LinkAddrs, g.linkVia)
+		}
+		c.ColdCells = append(c.ColdCells, cold)
+	}
+	return l.write(string(r.edge.id), c)
+}
+
+func (e edge) url() string { return "http://" + e.listen }
+
+func (l *layout) controlURLs() (out []string) {
+	for _, n := range l.control {
+		out = append(out, "https://"+n.api)
+	}
+	return out
+}
