@@ -40,7 +40,8 @@ type cell struct {
 
 func newCell(tb testing.TB) *cell {
 	tb.Helper()
-	db, err := pebbledb.Open(pebbledb.Config{Dir: tb.TempDir()})
+	clock := newClock()
+	db, err := pebbledb.Open(pebbledb.Config{Dir: tb.TempDir(), Now: clock.now}) // what is old is old by one clock
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func newCell(tb testing.TB) *cell {
 		}
 	})
 	return &cell{
-		t: tb, dir: newPeople(), clock: newClock(),
+		t: tb, dir: newPeople(), clock: clock,
 		log: db.Log(), history: &heldHistory{Store: db.History()}, events: &heldEvents{Log: db.Events()}, bus: router.NewLocal(router.LocalConfig{}),
 		cluster: channel.NewCluster(channel.ClusterConfig{Cell: "eu-1", Logger: quiet()}),
 	}

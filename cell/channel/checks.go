@@ -13,6 +13,11 @@ import (
 // once: after two seconds they would be anyway.
 const checksMax = 1 << 16
 
+// knownMax is how long a channel's row and a membership are remembered. It is only
+// a backstop: every change of them comes through the shard's owner, which forgets
+// them then, and forgets all that it knew when it takes a shard.
+const knownMax = time.Minute
+
 // checks asks the directory and remembers what it allowed for a while. What it
 // refused is asked again each time: a new member need not wait.
 type checks struct {
@@ -24,6 +29,8 @@ type checks struct {
 	places  map[topology.Place]time.Time
 	infos   map[topology.ChannelRef]knownInfo
 	members map[memberID]time.Time
+	changes map[topology.ChannelRef]uint64 // of memberships: an answer from before one is not remembered
+	taken   uint64                         // the same for all channels
 }
 
 type knownInfo struct {
@@ -40,22 +47,33 @@ func newChecks(d Directory, ttl time.Duration, now func() time.Time) *checks {
 	return &checks{
 		dir: d, ttl: ttl, now: now, places: map[topology.Place]time.Time{},
 		infos: map[topology.ChannelRef]knownInfo{}, members: map[memberID]time.Time{},
+		changes: map[topology.ChannelRef]uint64{},
 	}
 }
 
 // young reports whether an answer given at a time still counts.
 func (c *checks) young(at, now time.Time) bool { return now.Sub(at) < c.ttl }
 
-func (c *checks) forgetPlaces() {
+// forgetAll is for the time after a take: others may have changed anything.
+func (c *checks) forgetAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.taken++
 	clear(c.places)
+	clear(c.infos)
+	clear(c.members)
+	clear(c.changes)
 }
 
-// forgetMembers makes a removal count at once here.
+// forgetMembers makes a removal count at once here; the directory has it already.
 func (c *checks) forgetMembers(ref topology.ChannelRef, us []topology.UserID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.changes) >= checksMax {
+		clear(c.changes)
+		c.taken++
+	}
+	c.changes[ref]++
 	for _, u := range us {
 		delete(c.members, memberID{ref, u})
 	}
@@ -89,7 +107,7 @@ func (c *checks) info(ctx context.Context, ref topology.ChannelRef, fresh bool) 
 	c.mu.Lock()
 	k, ok := c.infos[ref]
 	c.mu.Unlock()
-	if ok && !fresh && c.young(k.at, now) {
+	if ok && !fresh && (c.young(k.at, now) || !k.Importing && now.Sub(k.at) < knownMax) {
 		return k.Info, nil
 	}
 	info, err := c.dir.ChannelInfo(ctx, ref)
@@ -108,8 +126,9 @@ func (c *checks) member(ctx context.Context, ref topology.ChannelRef, info Info,
 	id, now := memberID{ref, u}, c.now()
 	c.mu.Lock()
 	at, ok := c.members[id]
+	changes, taken := c.changes[ref], c.taken
 	c.mu.Unlock()
-	if ok && c.young(at, now) {
+	if ok && now.Sub(at) < knownMax {
 		return nil
 	}
 	ok, err := c.dir.IsMember(ctx, ref, u)
@@ -123,7 +142,9 @@ func (c *checks) member(ctx context.Context, ref topology.ChannelRef, info Info,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	remember(c.members, id, now)
+	if c.changes[ref] == changes && c.taken == taken {
+		remember(c.members, id, now)
+	}
 	return nil
 }
 

@@ -20,6 +20,10 @@ const (
 	// Failed rounds are repeated after deriveWaitMin, doubled up to deriveWaitMax.
 	deriveWaitMin = 10 * time.Millisecond
 	deriveWaitMax = 2 * time.Second
+	// deriveGather is how long a tailer waits for more once it has something to do: a
+	// round costs the stores as much for one change as for fifty, and readers have
+	// the owner's tail meanwhile.
+	deriveGather = 20 * time.Millisecond
 	// cleanAfter is how long a channel is idle before it is taken off the list of
 	// those to recover: each is a write that a busy channel would undo.
 	cleanAfter = 2 * time.Second
@@ -51,6 +55,7 @@ func (sh *shard) derive() {
 		}
 		if rooms == nil {
 			<-sh.kickTail
+			pause(sh.ctx, deriveGather)
 			continue
 		}
 		err := sh.round(sh.ctx, rooms)

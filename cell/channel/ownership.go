@@ -203,7 +203,7 @@ func (s *Server) take(ctx context.Context, ids []topology.Shard) error {
 	s.metrics.takeover.Observe(time.Since(began).Seconds())
 	// A workspace that was closed here meanwhile is seen by whoever took its
 	// shard after it raised the token: what was known before does not count.
-	s.checks.forgetPlaces()
+	s.checks.forgetAll()
 	s.mu.Lock()
 	for _, id := range ids {
 		delete(s.freed, id)

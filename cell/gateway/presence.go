@@ -30,7 +30,11 @@ const (
 	presenceBatch   = 1_000  // changes in one write
 	presenceHeard   = 10_000 // users that wait to be told of; more are dropped
 	presenceTold    = 200    // users that are told of in one turn
-	presenceReaders = 2_000  // sessions that are told of one user
+	presenceReaders = 1_000  // sessions that are told of one user
+	// presenceCrowd is up to how many sessions a channel makes its people know of
+	// each other: n people who come tell n² times, and nobody looks at a list of
+	// hundreds. In a crowd a client asks for whom it shows.
+	presenceCrowd = 200
 )
 
 func (p *presenceState) init() {
@@ -251,7 +255,11 @@ func (g *Gateway) tellOne(ctx context.Context, key userKey, status presence.Stat
 		if f == nil || len(told) >= presenceReaders {
 			continue
 		}
-		for _, s := range f.sessions() {
+		present := f.sessions()
+		if len(present) > presenceCrowd {
+			continue
+		}
+		for _, s := range present {
 			if !seen[s] && s.open.User != key.id {
 				seen[s] = true
 				told = append(told, s)

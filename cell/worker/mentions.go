@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"parley/cell/change"
 	"parley/cell/channel"
@@ -46,6 +47,10 @@ func (l logged) Changes(ctx context.Context, ch topology.ChannelRef, after topol
 	return out, nil
 }
 
+// mentionsGather delays a badge by less than anybody sees, and spares most of the
+// work: shards get a few posts in it.
+const mentionsGather = 100 * time.Millisecond
+
 // mentions indexes who is mentioned where.
 type mentions struct {
 	changes Changes
@@ -60,7 +65,7 @@ func NewMentions(events eventlog.Log, c Changes, marks readstate.Store, log *slo
 		log = slog.New(slog.DiscardHandler)
 	}
 	m := &mentions{changes: c, marks: marks, log: log}
-	return New(Config{Group: "mentions"}, Deps{Events: events, Handle: m.handle, Log: log})
+	return New(Config{Group: "mentions", Gather: mentionsGather}, Deps{Events: events, Handle: m.handle, Log: log})
 }
 
 func (m *mentions) handle(ctx context.Context, events []eventlog.Event) error {

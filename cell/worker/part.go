@@ -96,6 +96,9 @@ func (p *part) wait(ctx context.Context) error {
 	if ctx.Err() == nil && waiting.Err() != nil {
 		return nil // a commit is due
 	}
+	if err == nil && p.w.cfg.Gather > 0 {
+		sleep(ctx, p.w.cfg.Gather)
+	}
 	return err
 }
 

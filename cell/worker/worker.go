@@ -31,6 +31,9 @@ type Config struct {
 	// events come: default 1 s. Longer repeats more after a crash; shorter costs
 	// a sync of the log each time, which posts wait for, too.
 	CommitEvery time.Duration
+	// Gather is how long a worker waits for more once there is something to do: 0
+	// to 1 s. A batch costs little more than one event; more delays the effect.
+	Gather time.Duration
 	// RetryMax is the longest pause before a batch that failed is tried again;
 	// default 10 s. Pauses begin at 50 ms.
 	RetryMax time.Duration
