@@ -61,7 +61,7 @@ func typical(e *workload.Env) *cobra.Command {
 func idle(e *workload.Env) *cobra.Command {
 	w := workload.Idle{}
 	cmd := one(e, "idle", "Sockets that say nothing: memory of each", func(ctx context.Context, e *workload.Env) ([]workload.Row, error) { return w.Run(ctx, e) })
-	cmd.Flags().IntVar(&w.Sockets, "sockets", 2000, "sockets, a multiple of 100")
+	cmd.Flags().IntVar(&w.Sockets, "sockets", 5000, "sockets, a multiple of 100")
 	cmd.Flags().IntVar(&w.Channels, "channels", 10, "channels that each follows")
 	return cmd
 }

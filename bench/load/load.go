@@ -18,6 +18,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -45,11 +46,14 @@ type Config struct {
 
 // Progress is how far a load is.
 type Progress struct {
-	Doing            string // connect, warm, run or drain
+	Doing            string // connect, warm, run, drain, or Staying
 	Sockets          int
 	Posts, Delivered int64
 	Left             time.Duration // of what it does; 0 = until it is done
 }
+
+// Staying is what a load does that only keeps its sockets alive.
+const Staying = "stay"
 
 // Bounds of a load.
 const (
@@ -147,6 +151,7 @@ func (l *Load) Channels() []string {
 type Plan struct {
 	InFlight  int           // posts in flight over all channels (L1)
 	Warm, For time.Duration // what is measured begins after Warm and lasts For
+	Drain     time.Duration // for the last posts; 0 takes DrainMax
 }
 
 // Run keeps posts in flight, in channels taken in turns, and measures.
@@ -173,7 +178,7 @@ func (l *Load) Run(ctx context.Context, p Plan) (Result, error) {
 		Ack: latencyOf(l.ack), Delivery: latencyOf(l.delivery), ClientCPU: selfCPU() - cpu,
 	}
 	l.refill = false
-	if err := l.until(ctx, func() bool { return len(l.flights) == 0 }, "drain", DrainMax); err != nil {
+	if err := l.until(ctx, func() bool { return len(l.flights) == 0 }, "drain", cmp.Or(p.Drain, DrainMax)); err != nil {
 		return Result{}, err
 	}
 	l.giveUp()
@@ -183,7 +188,7 @@ func (l *Load) Run(ctx context.Context, p Plan) (Result, error) {
 
 // Stay keeps the sockets open and alive.
 func (l *Load) Stay(ctx context.Context, d time.Duration) error {
-	return l.until(ctx, never, "stay", d)
+	return l.until(ctx, never, Staying, d)
 }
 
 func never() bool { return false }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,29 +60,40 @@ func message(rev uint64, f chat.ClientFrame) string {
 	return fmt.Sprintf(`{"type":"message","channel_id":"Ca","rev":%d,"message":{"text":%q,"client_msg_id":%q}}`, rev, f.Text, f.ClientMsgID)
 }
 
-func run(t *testing.T, answer func(n uint64, post chat.ClientFrame) []string) load.Result {
+// run loads a server until it has had so many posts, however slow the machine is.
+func run(t *testing.T, posts uint64, answer func(n uint64, post chat.ClientFrame) []string) load.Counts {
 	t.Helper()
-	l, err := load.Connect(t.Context(), load.Config{Name: "test", Sockets: []load.Socket{{Addr: server(t, answer), Token: "x"}}})
+	var had atomic.Uint64
+	addr := server(t, func(n uint64, post chat.ClientFrame) []string {
+		had.Store(n)
+		return answer(n, post)
+	})
+	l, err := load.Connect(t.Context(), load.Config{Name: "test", Sockets: []load.Socket{{Addr: addr, Token: "x"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	r, err := l.Run(t.Context(), load.Plan{InFlight: 1, For: 100 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		if _, err := l.Run(t.Context(), load.Plan{InFlight: 1, For: 50 * time.Millisecond, Drain: 200 * time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		if had.Load() >= posts {
+			return l.Counts()
+		}
 	}
-	return r
+	t.Fatalf("only %d posts got through", had.Load())
+	return load.Counts{}
 }
 
 func TestLoad_GoodServerHasNoFaults(t *testing.T) {
-	r := run(t, func(n uint64, f chat.ClientFrame) []string {
+	r := run(t, 10, func(n uint64, f chat.ClientFrame) []string {
 		if len(f.Text) != load.BodyBytes {
 			t.Errorf("a post has %d bytes", len(f.Text))
 		}
 		return []string{message(7+n, f), `{"type":"presence","user_id":"U1","status":"online"}`, ack(f)}
 	})
 	if r.Faults() != 0 || r.Posts == 0 || r.Posts != r.Delivered {
-		t.Errorf("%+v", r.Counts)
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -96,15 +108,19 @@ func TestLoad_L2_FindsFaults(t *testing.T) {
 		count func(load.Counts) int64
 	}{
 		{"lost", func(rev uint64, f chat.ClientFrame) []string { return []string{message(rev+1, f), ack(f)} }, 1, func(c load.Counts) int64 { return c.Lost }},
-		{"doubled", func(rev uint64, f chat.ClientFrame) []string { return []string{message(rev, f), message(rev, f), ack(f)} }, 0, func(c load.Counts) int64 { return c.Doubled }},
-		{"disorder", func(rev uint64, f chat.ClientFrame) []string { return []string{message(rev, f), message(rev-1, f), ack(f)} }, 0, func(c load.Counts) int64 { return c.Disorder }},
+		{"doubled", func(rev uint64, f chat.ClientFrame) []string {
+			return []string{message(rev, f), message(rev, f), ack(f)}
+		}, 0, func(c load.Counts) int64 { return c.Doubled }},
+		{"disorder", func(rev uint64, f chat.ClientFrame) []string {
+			return []string{message(rev, f), message(rev-1, f), ack(f)}
+		}, 0, func(c load.Counts) int64 { return c.Disorder }},
 		{"double ack", func(rev uint64, f chat.ClientFrame) []string { return []string{message(rev, f), ack(f), ack(f)} }, 0, func(c load.Counts) int64 { return c.Doubled }},
 		{"refused", func(_ uint64, f chat.ClientFrame) []string {
 			return []string{fmt.Sprintf(`{"type":"error","id":%q,"kind":"unavailable"}`, f.ID)}
 		}, ^uint64(0), func(c load.Counts) int64 { return c.Refused }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := run(t, func(n uint64, f chat.ClientFrame) []string {
+			r := run(t, 10, func(n uint64, f chat.ClientFrame) []string {
 				switch {
 				case n == at:
 					return c.plant(7+n, f)
@@ -114,24 +130,24 @@ func TestLoad_L2_FindsFaults(t *testing.T) {
 					return []string{message(7+n, f), ack(f)}
 				}
 			})
-			if c.count(r.Counts) != 1 || r.Faults() != 1 {
-				t.Errorf("%+v, want just this fault", r.Counts)
+			if c.count(r) != 1 || r.Faults() != 1 {
+				t.Errorf("%+v, want just this fault", r)
 			}
 		})
 	}
 }
 
 func TestLoad_ClosedSocketIsAFault(t *testing.T) {
-	r := run(t, func(uint64, chat.ClientFrame) []string { return []string{"close"} })
+	r := run(t, 1, func(uint64, chat.ClientFrame) []string { return []string{"close"} })
 	if r.Broken != 1 || r.Lost != 1 {
-		t.Errorf("%+v, want a broken socket and a lost post", r.Counts)
+		t.Errorf("%+v, want a broken socket and a lost post", r)
 	}
 }
 
 func TestLoad_L3_MissingDeliveryIsLost(t *testing.T) {
-	r := run(t, func(_ uint64, f chat.ClientFrame) []string { return []string{ack(f)} })
+	r := run(t, 1, func(_ uint64, f chat.ClientFrame) []string { return []string{ack(f)} })
 	if r.Lost != 1 || r.Posts != 0 {
-		t.Errorf("%+v, want one lost", r.Counts)
+		t.Errorf("%+v, want one lost", r)
 	}
 }
 

@@ -18,10 +18,10 @@ import (
 
 // page is docs/benchmarks.md.
 type page struct {
-	began   time.Time
-	env     workload.Env
-	rows    []workload.Row
-	failed  []string
+	began  time.Time
+	env    workload.Env
+	rows   []workload.Row
+	failed []string
 }
 
 const intro = `# Benchmarks

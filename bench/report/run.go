@@ -17,8 +17,8 @@ import (
 // Config says what to run and where to write it.
 type Config struct {
 	Quick    bool
-	Markdown string // file of the page; "" = standard output
-	Gobench  string // file in Go's benchmark format; "" = none
+	Markdown string   // file of the page; "" = standard output
+	Gobench  string   // file in Go's benchmark format; "" = none
 	Only     []string // names of workloads; none = all
 }
 
@@ -33,7 +33,7 @@ type work struct {
 // large enough to go through every step.
 func all(quick bool) []work {
 	few := 3
-	sockets, many, typical, idle, members := 1000, 5000, workload.TypicalSize(), workload.Idle{Sockets: 2000, Channels: 10}, workload.BytesSize()
+	sockets, many, typical, idle, members := 1000, 5000, workload.TypicalSize(), workload.Idle{Sockets: 5000, Channels: 10}, workload.BytesSize()
 	routes := workload.RoutesSize()
 	if quick {
 		few = 1

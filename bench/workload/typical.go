@@ -115,10 +115,12 @@ const (
 	inFlightMost  = 8192
 	searchWarm    = 500 * time.Millisecond
 	searchFor     = 1500 * time.Millisecond
+	// searchP99Max leaves room: what is found must hold in the longer runs, too.
+	searchP99Max = 140 * time.Millisecond
 )
 
-// search finds the posts in flight that give the most posts a second below the
-// bound of latency.
+// search finds the posts in flight that give the most posts a second well below
+// the bound of latency.
 func (t Typical) search(ctx context.Context, e *Env, s *side, others []*side) (best int, err error) {
 	most := 0.0
 	best = inFlightLeast
@@ -128,7 +130,7 @@ func (t Typical) search(ctx context.Context, e *Env, s *side, others []*side) (b
 		if err != nil {
 			return 0, err
 		}
-		if m.Delivery.P99 >= typicalP99Max {
+		if m.Delivery.P99 >= searchP99Max {
 			break
 		}
 		if m.PostsPerS > most {

@@ -141,6 +141,9 @@ func without(sides []*side, s *side) (out []*side) {
 // progress turns a load's progress into lines.
 func (e *Env) progress(name string) func(load.Progress) {
 	return func(p load.Progress) {
+		if p.Doing == load.Staying { // while another side is measured
+			return
+		}
 		e.Say(fmt.Sprintf("%s: %s, %d sockets, %d posts, %d deliveries, %s left",
 			name, p.Doing, p.Sockets, p.Posts, p.Delivered, p.Left.Round(100*time.Millisecond)))
 	}

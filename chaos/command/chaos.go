@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,7 +94,7 @@ func write(file string, results []drill.Result, commit string) error {
 	if err != nil {
 		return err
 	}
-	if err := drill.Write(f, results, "parley "+strings.Join(os.Args[1:], " "), commit); err != nil {
+	if err := drill.Write(f, results, "make e2e", commit); err != nil {
 		return err
 	}
 	return f.Close()

@@ -23,7 +23,7 @@ import (
 // cell and comes in through its own region's edge.
 const (
 	users      = 24
-	channels   = 6
+	channels   = 12
 	membersPer = 16
 	controlAll = 6
 	postsPerS  = 50

@@ -3,7 +3,6 @@ package process_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -24,7 +23,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	if addr == "broken" {
-		fmt.Println("this can't work")
+		_, _ = os.Stdout.WriteString("this can't work\n")
 		os.Exit(7)
 	}
 	term := make(chan os.Signal, 1)
