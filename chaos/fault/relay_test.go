@@ -104,7 +104,7 @@ func TestRelay_DelaysInOrder(t *testing.T) {
 	}
 	r.Set(fault.Both, fault.Conditions{Delay: 60 * time.Millisecond, Jitter: 40 * time.Millisecond})
 	began := time.Now()
-	const count = 200
+	const count = 100
 	for i := range uint32(count) {
 		send(t, c, i+1)
 	}
@@ -136,25 +136,21 @@ func TestRelay_CutsOneWay(t *testing.T) {
 func TestRelay_LosesAbout(t *testing.T) {
 	r, c := through(t)
 	r.Set(fault.Up, fault.Conditions{Loss: 0.5})
-	const count = 400
-	for i := range uint32(count) {
-		send(t, c, i)
-	}
-	r.Set(fault.Up, fault.Conditions{})
-	send(t, c, count)
+	const count = 100
 	got := 0
-	for {
-		n, ok := receive(t, c, patience)
-		if !ok {
-			t.Fatal("the last one did not come")
+	for i := range uint32(count) { // one by one: a kernel's buffer loses, too
+		send(t, c, i)
+		if _, ok := receive(t, c, 20*time.Millisecond); ok {
+			got++
 		}
-		if n == count {
-			break
-		}
-		got++
 	}
-	if got < count/4 || got > count*3/4 {
+	if got < count/5 || got > count*4/5 {
 		t.Errorf("%d of %d came through a loss of a half", got, count)
+	}
+	r.Set(fault.Up, fault.Conditions{Loss: 1})
+	send(t, c, count)
+	if n, ok := receive(t, c, 100*time.Millisecond); ok && n == count {
+		t.Error("one came through a loss of all")
 	}
 }
 

@@ -101,8 +101,25 @@ func TestImports(t *testing.T) {
 func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
-			if imp == "github.com/quic-go/quic-go" && p.ImportPath != "parley/internal/link" && p.ImportPath != "parley/internal/h3" {
+			behind := p.ImportPath == "parley/internal/link" || p.ImportPath == "parley/internal/h3"
+			floor := under(p.ImportPath, "parley/bench/floor") // what links are measured against
+			if imp == "github.com/quic-go/quic-go" && !behind && !floor {
 				t.Errorf("%s imports quic-go: its types stay behind internal/link and internal/h3, so that a change of it is a change there", p.ImportPath)
+			}
+		}
+	}
+}
+
+// TestNobodyImportsWhatBreaksAndMeasures: drills and benchmarks look at the product
+// from outside, and must be free to change without it.
+func TestNobodyImportsWhatBreaksAndMeasures(t *testing.T) {
+	for _, p := range packages(t) {
+		if under(p.ImportPath, "parley/chaos") || under(p.ImportPath, "parley/bench") || under(p.ImportPath, "parley/cmd") {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if under(imp, "parley/chaos") || under(imp, "parley/bench") {
+				t.Errorf("%s imports %s: drills and benchmarks stand outside", p.ImportPath, imp)
 			}
 		}
 	}
