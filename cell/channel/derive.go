@@ -178,7 +178,7 @@ func applied(todo []behind) []eventlog.Event {
 		b.room.mu.Unlock()
 		for i := range b.changes {
 			if c := &b.changes[i]; c.Rev > emitted {
-				events = append(events, eventlog.Event{Channel: b.room.ref, Rev: c.Rev, Kind: c.Kind})
+				events = append(events, eventlog.Event{Channel: b.room.ref, Rev: c.Rev, Kind: c.Kind, Plain: len(c.Mentions) == 0})
 			}
 		}
 	}

@@ -18,6 +18,9 @@ type Event struct {
 	Channel topology.ChannelRef
 	Rev     topology.Rev
 	Kind    change.Kind
+	// Plain says that the change mentions nobody: who only looks for that need not
+	// read it.
+	Plain bool
 }
 
 // Retention is how long events are kept: a worker that was away for a week has

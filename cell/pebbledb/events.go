@@ -104,7 +104,7 @@ func (l *eventLog) Append(ctx context.Context, p topology.Shard, events []eventl
 		v := binary.AppendVarint(nil, now)
 		v = appendRef(v, e.Channel)
 		v = binary.AppendUvarint(v, uint64(e.Rev))
-		if err := b.Set(eventKey(p, at), append(v, byte(e.Kind)), nil); err != nil {
+		if err := b.Set(eventKey(p, at), append(v, kindByte(e)), nil); err != nil {
 			return errors.Join(err, b.Close())
 		}
 	}
@@ -192,7 +192,10 @@ func (l *eventLog) Read(ctx context.Context, p topology.Shard, after eventlog.Po
 		f.varint()
 		ref, rest, ok := cutRef(f.rest)
 		f.rest, f.bad = rest, f.bad || !ok
-		out = append(out, eventlog.Event{Channel: ref, Rev: topology.Rev(f.uvarint()), Kind: change.Kind(f.byte())})
+		e := eventlog.Event{Channel: ref, Rev: topology.Rev(f.uvarint())}
+		kind := f.byte()
+		e.Kind, e.Plain = change.Kind(kind&^plainBit), kind&plainBit != 0
+		out = append(out, e)
 		last = eventlog.Position(binary.BigEndian.Uint64(k[len(prefix):]))
 		return len(out) < limit, f.err("event")
 	})
@@ -295,4 +298,14 @@ func (d *DB) now() time.Time {
 		return d.clock()
 	}
 	return time.Now()
+}
+
+// plainBit stands in a kind's byte for Event.Plain; kinds are far below it.
+const plainBit = 0x80
+
+func kindByte(e eventlog.Event) byte {
+	if e.Plain {
+		return byte(e.Kind) | plainBit
+	}
+	return byte(e.Kind)
 }

@@ -72,7 +72,7 @@ func (m *mentions) handle(ctx context.Context, events []eventlog.Event) error {
 	var order []topology.ChannelRef
 	revs := make(map[topology.ChannelRef][]topology.Rev)
 	for _, e := range events {
-		if e.Kind != change.Message && e.Kind != change.Reply {
+		if e.Plain || (e.Kind != change.Message && e.Kind != change.Reply) {
 			continue
 		}
 		if revs[e.Channel] == nil {

@@ -97,7 +97,7 @@ func channel(i int) topology.ChannelRef {
 func events(from, n int) []eventlog.Event {
 	out := make([]eventlog.Event, n)
 	for i := range out {
-		out[i] = eventlog.Event{Channel: channel((from + i) % 5), Rev: topology.Rev(from + i + 1), Kind: change.Kind(i%5 + 1)}
+		out[i] = eventlog.Event{Channel: channel((from + i) % 5), Rev: topology.Rev(from + i + 1), Kind: change.Kind(i%5 + 1), Plain: i%3 == 0}
 	}
 	return out
 }
