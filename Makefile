@@ -58,8 +58,8 @@ bench: build ## Every workload beside its floor, 15 minutes; writes docs/benchma
 	bin/parley-bench bench report --parley bin/parley --for 4s --profile 4s $(if $(QUICK),--quick,--write docs/benchmarks.md)
 
 .PHONY: bench-compare
-bench-compare: ## Two commits in turns, compared by benchstat (BASE=HEAD~1 HEAD=HEAD ROUNDS=5 ONLY=fan-out,typical)
-	bash bench/compare.sh "$(or $(BASE),HEAD~1)" "$(or $(HEAD),HEAD)" "$(or $(ROUNDS),5)" "$(or $(ONLY),fan-out,single fan-out,typical)"
+bench-compare: ## Two commits in turns, compared by benchstat (BASE=HEAD~1 HEAD=HEAD ROUNDS=5 ONLY=fan-out,idle)
+	bash bench/compare.sh "$(or $(BASE),HEAD~1)" "$(or $(HEAD),HEAD)" "$(or $(ROUNDS),5)" "$(ONLY)"
 
 .PHONY: lint
 lint: ## Lint

@@ -5,7 +5,7 @@
 #   bash bench/compare.sh BASE HEAD ROUNDS WORKLOADS
 set -euo pipefail
 cd "$(dirname "$0")/.."
-base=$1 head=$2 rounds=$3 only=$4
+base=$1 head=$2 rounds=$3 only=${4:-fan-out,single fan-out,typical}
 go=${GO:-go}
 benchstat=golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 

@@ -38,7 +38,8 @@ generator share the machine's cores. The ratio is what counts.
   Faults (lost, doubled, out of order, refused, broken sockets) must be 0.
 - Figures are medians of the runs, with the least and the most. A ratio is that of the medians.
 - The fan-outs post through all sockets in turns. The typical load is searched: the posts in flight are doubled while
-  the p99 of delivery stays below 200 ms, and the best is measured.
+  the p99 of delivery stays well below 200 ms, and the best is measured; a run whose p99 is above is made again with
+  fewer in flight.
 - The cluster's other parts (control plane, etcd, workers) run in Parley's process, and idle while the floor is measured.
 `
 

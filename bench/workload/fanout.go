@@ -43,7 +43,7 @@ func (f Fanout) Run(ctx context.Context, e *Env) ([]Row, error) {
 		return nil, err
 	}
 	defer end()
-	runs, err := e.interleave(ctx, sides, func(*side) load.Plan { return load.Plan{InFlight: f.InFlight, Warm: e.Warm, For: e.For} })
+	runs, err := e.interleave(ctx, sides, func(*side) load.Plan { return load.Plan{InFlight: f.InFlight, Warm: e.Warm, For: e.For} }, anyRun)
 	if err != nil {
 		return nil, err
 	}

@@ -113,13 +113,24 @@ func (s *side) measure(ctx context.Context, p load.Plan, others []*side) (m meas
 	return m, err
 }
 
-// interleave measures all sides in turns.
-func (e *Env) interleave(ctx context.Context, sides []*side, plan func(*side) load.Plan) ([][]measured, error) {
+// againMax is how often a run that does not fit is repeated.
+const againMax = 3
+
+func anyRun(*side, measured) bool { return true }
+
+// interleave measures all sides in turns. A run that does not fit is made again
+// with what plan then says.
+func (e *Env) interleave(ctx context.Context, sides []*side, plan func(*side) load.Plan, fits func(*side, measured) bool) ([][]measured, error) {
 	out := make([][]measured, len(sides))
 	for run := range e.Runs {
 		for i, s := range sides {
 			e.Say(fmt.Sprintf("run %d of %d: %s", run+1, e.Runs, s.name))
 			m, err := s.measure(ctx, plan(s), without(sides, s))
+			for try := 0; err == nil && !fits(s, m) && try < againMax; try++ {
+				before := m.Counts // whatever went wrong in it still counts
+				m, err = s.measure(ctx, plan(s), without(sides, s))
+				m.Counts = plus(m.Counts, before)
+			}
 			if err != nil {
 				return nil, problem.Wrap(err, problem.KindOf(err), "%s: %s", s.name, problem.Show(err))
 			}
