@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Measures two commits in turns with this tree's benchmarks, and has benchstat
-# compare them: what the machine's neighbours do, they do to both.
+# compare them: what the machine's neighbours do, they do to both. WORKLOADS are
+# those that run a cluster (fan-out, large fan-out, single fan-out, typical, idle,
+# bytes); link, routes and commit run this tree's own code, whatever the commits.
 #
 #   bash bench/compare.sh BASE HEAD ROUNDS WORKLOADS
 set -euo pipefail

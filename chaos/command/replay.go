@@ -17,7 +17,6 @@ import (
 	"parley/internal/cli"
 	"parley/internal/problem"
 	"parley/internal/slack"
-	"parley/internal/topology"
 )
 
 // Replay is `parley bench replay`.
@@ -45,20 +44,6 @@ type replay struct {
 	people, history, key string
 	speed                float64
 	length, opMax        time.Duration
-}
-
-// people is what `parley seed -o json` says.
-type people struct {
-	Workspace topology.WorkspaceID `json:"workspace"`
-	Users     []struct {
-		ID    topology.UserID `json:"id"`
-		Name  string          `json:"name"`
-		Token string          `json:"token"`
-	} `json:"users"`
-	Channels []struct {
-		ID      topology.ChannelID `json:"id"`
-		Members []topology.UserID  `json:"members"`
-	} `json:"channels"`
 }
 
 func (r replay) run(cmd *cobra.Command, file string) error {
@@ -92,32 +77,22 @@ func (r replay) run(cmd *cobra.Command, file string) error {
 	return r.play(cmd, s, rec)
 }
 
-func loadPeople(file string, edges []string) (out []swarm.Person, err error) {
+// loadPeople reads who talks; their edges are taken in turns.
+func loadPeople(file string, edges []string) ([]swarm.Person, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Invalid, "--people: %v", err)
 	}
-	var in people
-	if err := json.Unmarshal(b, &in); err != nil || len(in.Users) == 0 {
-		return nil, problem.Field("--people", "%s is not what `parley seed -o json` says", file)
+	in, err := swarm.ReadSeeded(b)
+	if err != nil {
+		return nil, problem.Field("--people", "%s: %s", file, problem.Show(err))
 	}
-	for i, u := range in.Users {
-		p := swarm.Person{Name: u.Name, Role: history.RoleSwarm, Workspace: in.Workspace, User: u.ID, Token: u.Token}
+	return in.People(history.RoleSwarm, func(i int) (out []string) {
 		for n := range edges {
-			p.Edges = append(p.Edges, edges[(i+n)%len(edges)])
+			out = append(out, edges[(i+n)%len(edges)])
 		}
-		for _, ch := range in.Channels {
-			for _, m := range ch.Members {
-				if m == u.ID {
-					p.Channels = append(p.Channels, ch.ID)
-				}
-			}
-		}
-		if len(p.Channels) > 0 {
-			out = append(out, p)
-		}
-	}
-	return out, nil
+		return out
+	}), nil
 }
 
 // play runs the swarm with a line of progress, and says how it went.

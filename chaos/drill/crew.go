@@ -2,7 +2,6 @@ package drill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -44,28 +43,13 @@ type crew struct {
 	mu     sync.Mutex
 }
 
-// seeded is what `parley seed -o json` says.
-type seeded struct {
-	Workspace topology.WorkspaceID `json:"workspace"`
-	Users     []struct {
-		ID    topology.UserID `json:"id"`
-		Name  string          `json:"name"`
-		Token string          `json:"token"`
-	} `json:"users"`
-	Channels []struct {
-		ID      topology.ChannelID `json:"id"`
-		Members []topology.UserID  `json:"members"`
-	} `json:"channels"`
-}
-
-func (w *world) seed(ctx context.Context, workspace, prefix string, users, channels, members int) (seeded, error) {
-	var out seeded
+func (w *world) seed(ctx context.Context, workspace, prefix string, users, channels, members int) (swarm.Seeded, error) {
 	b, err := w.cli(ctx, "seed", "--workspace", workspace, "--prefix", prefix, "--users", strconv.Itoa(users),
 		"--channels", strconv.Itoa(channels), "--members-per-channel", strconv.Itoa(members), "-o", "json")
-	if err == nil {
-		err = json.Unmarshal(b, &out)
+	if err != nil {
+		return swarm.Seeded{}, err
 	}
-	return out, err
+	return swarm.ReadSeeded(b)
 }
 
 // muster makes a drill's people and channels, all new.
@@ -80,13 +64,13 @@ func (w *world) muster(ctx context.Context, name string) (*crew, error) {
 	}
 	here, there := w.regions[0].edge.url(), w.regions[1].edge.url()
 	c := &crew{seal: history.NewSealer(sealKey), file: filepath.Join(w.cfg.Dir, name+".jsonl")}
-	c.people = append(c.people, persons(in, history.RoleSwarm, func(i int) []string {
+	c.people = append(c.people, in.People(history.RoleSwarm, func(i int) []string {
 		if i%2 == 0 {
 			return []string{here, there}
 		}
 		return []string{there, here}
 	})...)
-	c.people = append(c.people, persons(apart, history.RoleControl, func(int) []string { return []string{there} })...)
+	c.people = append(c.people, apart.People(history.RoleControl, func(int) []string { return []string{there} })...)
 	_ = os.Remove(c.file) // of a former run
 	if c.rec, err = history.Create(c.file); err != nil {
 		return nil, err
@@ -95,23 +79,6 @@ func (w *world) muster(ctx context.Context, name string) (*crew, error) {
 		People: c.people, Script: w.cfg.Script, Speed: w.cfg.Speed, Loop: true, History: c.rec, Seal: c.seal, OpMax: opMax,
 	})
 	return c, err
-}
-
-func persons(s seeded, role string, edges func(i int) []string) (out []swarm.Person) {
-	for i, u := range s.Users {
-		p := swarm.Person{Name: u.Name + "@" + role, Role: role, Workspace: s.Workspace, User: u.ID, Token: u.Token, Edges: edges(i)}
-		for _, ch := range s.Channels {
-			for _, m := range ch.Members {
-				if m == u.ID {
-					p.Channels = append(p.Channels, ch.ID)
-				}
-			}
-		}
-		if len(p.Channels) > 0 {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // client is a client of the swarm's person i.
