@@ -21,6 +21,7 @@ type presenceState struct {
 	touched map[userKey]time.Time // since when, for the grace
 	heard   map[userKey]struct{}  // of any gateway, to be told to sessions
 	topics  map[topology.WorkspaceID]int
+	arrived []*session // to be told who is there
 }
 
 // Bounds and pace of presence. It is the first thing to give way under load.
@@ -31,6 +32,7 @@ const (
 	presenceHeard   = 10_000 // users that wait to be told of; more are dropped
 	presenceTold    = 200    // users that are told of in one turn
 	presenceReaders = 1_000  // sessions that are told of one user
+	presenceArrived = 1_000  // sessions that wait to be told who is there; more learn by changes
 	// presenceCrowd is up to how many sessions a channel makes its people know of
 	// each other: n people who come tell n² times, and nobody looks at a list of
 	// hundreds. In a crowd a client asks for whom it shows.
@@ -98,6 +100,7 @@ func (g *Gateway) keepPresence(ctx context.Context) {
 			renewed, cs = now, cs[len(part):]
 		}
 		g.tellPresence(ctx)
+		g.tellArrived(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -269,6 +272,71 @@ func (g *Gateway) tellOne(ctx context.Context, key userKey, status presence.Stat
 	told = slices.Clip(told[:min(len(told), presenceReaders)])
 	for _, s := range told {
 		s.send(frame.SessionFrame{Payload: payload})
+	}
+	return nil
+}
+
+// arrive notes a session that is to be told who is there, once this gateway hears
+// of changes: what comes between is in one or the other.
+func (p *presenceState) arrive(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.arrived) < presenceArrived {
+		p.arrived = append(p.arrived, s)
+	}
+}
+
+// tellArrived tells those who came who of their channels is there, unless the
+// workspace is a crowd.
+func (g *Gateway) tellArrived(ctx context.Context) {
+	p := &g.presence
+	p.mu.Lock()
+	arrived := p.arrived
+	p.arrived = nil
+	p.mu.Unlock()
+	byPlace := map[topology.Place][]*session{}
+	for _, s := range arrived {
+		byPlace[s.place] = append(byPlace[s.place], s)
+	}
+	for place, ss := range byPlace {
+		ask, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
+		if err := g.tellWhoIsThere(ask, place, ss); err != nil && ctx.Err() == nil {
+			g.log.Warn("presence not told at opening", "workspace", string(place.Workspace), "err", err)
+		}
+		cancel()
+	}
+	if len(byPlace) > 0 {
+		g.flush()
+	}
+}
+
+func (g *Gateway) tellWhoIsThere(ctx context.Context, place topology.Place, ss []*session) error {
+	statuses, err := g.deps.Presence.Present(ctx, place, presenceCrowd+1)
+	if err != nil || len(statuses) > presenceCrowd {
+		return err
+	}
+	payloads := map[topology.UserID][]byte{}
+	in := map[topology.ChannelID][]topology.UserID{}
+	for u, status := range statuses {
+		ms, err := g.deps.Directory.ChannelsOf(ctx, place, u)
+		if err != nil {
+			return err
+		}
+		for _, m := range ms {
+			in[m.Channel] = append(in[m.Channel], u)
+		}
+		payloads[u] = chat.Encode(chat.PresenceEvent{Type: chat.TypePresence, UserID: u, Status: status.String()})
+	}
+	for _, s := range ss {
+		told := map[topology.UserID]bool{s.open.User: true}
+		for _, ch := range s.channels() {
+			for _, u := range in[ch] {
+				if !told[u] {
+					told[u] = true
+					s.send(frame.SessionFrame{Payload: payloads[u]})
+				}
+			}
+		}
 	}
 	return nil
 }

@@ -175,6 +175,7 @@ func TestGateway_PresenceIsToldToWhoSharesAChannel(t *testing.T) {
 	eventually(t, "the first is written", func() bool { return statusOf(c, us[0]) == presence.Online })
 	b := other.open(us[1], nil)
 	eventually(t, "online is told", func() bool { return status(a, us[1]) == "online" })
+	eventually(t, "who comes is told who is there", func() bool { return status(b, us[0]) == "online" })
 	other.send(frame.Control, frame.Activity{Session: b.id, Active: false})
 	eventually(t, "away is told", func() bool { return status(a, us[1]) == "away" })
 	b.close()

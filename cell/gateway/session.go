@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"parley/cell/directory"
@@ -103,6 +105,13 @@ func (s *session) close() {
 	close(g.left)
 	g.left = make(chan struct{})
 	g.mu.Unlock()
+}
+
+// channels are those that the session follows.
+func (s *session) channels() []topology.ChannelID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.follows))
 }
 
 func (s *session) isClosed() bool {
@@ -282,6 +291,7 @@ func (s *session) catchUp(at hello) error {
 	s.mu.Lock()
 	s.live = true
 	s.mu.Unlock()
+	s.g.presence.arrive(s)
 	s.g.syncUser(s.user) // what was gained or lost meanwhile
 	if s.expected() {
 		return s.sendStates()

@@ -78,3 +78,22 @@ func (m *Memory) Read(_ context.Context, p topology.Place, us []topology.UserID)
 	}
 	return out, nil
 }
+
+// Present implements Store.
+func (m *Memory) Present(_ context.Context, p topology.Place, limit int) (map[topology.UserID]Status, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	out := map[topology.UserID]Status{}
+	for _, l := range m.leases {
+		if !now.Before(l.until) {
+			continue
+		}
+		for u, s := range l.users {
+			if _, known := out[u.user]; u.Place == p && (known || len(out) < limit) {
+				out[u.user] = max(out[u.user], s)
+			}
+		}
+	}
+	return out, nil
+}

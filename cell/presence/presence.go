@@ -54,10 +54,13 @@ type Change struct {
 //  3. A lease ends LeaseTTL after the last Set; Leave ends it at once. A gateway
 //     whose lease ended starts with nobody.
 //  4. A user of one place is nobody in another.
+//  5. Present returns who is not Offline in a place, as Read would; of more than
+//     limit it returns any limit.
 type Store interface {
 	Set(ctx context.Context, g topology.GatewayID, cs []Change) error
 	Leave(ctx context.Context, g topology.GatewayID) error
 	Read(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]Status, error)
+	Present(ctx context.Context, p topology.Place, limit int) (map[topology.UserID]Status, error)
 }
 
 // Encode is changes as they are published on router.PresenceTopic.

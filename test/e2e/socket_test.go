@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -19,6 +20,8 @@ import (
 // until reads a socket until an event fits, and decodes it.
 func until[E any](t *testing.T, s *client.Socket, what string, fits func(e E, head chat.Envelope) bool) E {
 	t.Helper()
+	giveUp := time.AfterFunc(stepMax, func() { _ = s.Close() })
+	defer giveUp.Stop()
 	for range 10_000 {
 		raw, head, err := s.Read()
 		if err != nil {

@@ -76,4 +76,44 @@ func Run(t *testing.T, h Harness) {
 		set(t, s, "g1", ann(presence.Online))
 		want(t, s, other, presence.Offline, presence.Offline)
 	})
+	t.Run("5 who is present", func(t *testing.T) { testPresent(t, h) })
+}
+
+func testPresent(t *testing.T, h Harness) {
+	t.Helper()
+	s, pass := h.New(t)
+	acme, other := topology.Place{Workspace: "W1", Generation: 1}, topology.Place{Workspace: "W1", Generation: 2}
+	set := func(g topology.GatewayID, p topology.Place, u topology.UserID, status presence.Status) {
+		t.Helper()
+		if err := s.Set(t.Context(), g, []presence.Change{{Place: p, User: u, Status: status}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	present := func(p topology.Place, limit int) map[topology.UserID]presence.Status {
+		t.Helper()
+		got, err := s.Present(t.Context(), p, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	set("g1", acme, "ann", presence.Away)
+	set("g1", other, "zoe", presence.Online)
+	pass(presence.LeaseTTL - time.Second)
+	set("g2", acme, "ann", presence.Online)
+	set("g2", acme, "bob", presence.Away)
+	if d := cmp.Diff(map[topology.UserID]presence.Status{"ann": presence.Online, "bob": presence.Away}, present(acme, 10)); d != "" {
+		t.Error(d)
+	}
+	if got := present(acme, 1); len(got) != 1 {
+		t.Errorf("of two, at most one: %v", got)
+	}
+	pass(2 * time.Second)
+	set("g2", acme, "ann", presence.Offline)
+	if d := cmp.Diff(map[topology.UserID]presence.Status{"bob": presence.Away}, present(acme, 10)); d != "" {
+		t.Error(d)
+	}
+	if got := present(other, 10); len(got) != 0 {
+		t.Errorf("a lease has ended, but %v", got)
+	}
 }
