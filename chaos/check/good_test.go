@@ -234,10 +234,17 @@ func (g *good) leave() {
 		g.connect(who)
 	}
 	delete(r.members, who)
+	lost := chat.ChannelEvent{Type: chat.TypeChannel, Event: chat.ChannelLost, ChannelID: r.id, URev: 2}
+	first := g.rnd.IntN(2) == 0 // the user's list and the channel are two streams
+	if first {
+		g.frame(who, lost)
+	}
 	g.tell(r, chat.ChannelEvent{
 		Type: chat.TypeChannel, Event: chat.MemberLeft, ChannelID: r.id, Rev: topology.Rev(len(r.events) + 1), UserIDs: []topology.UserID{who.user},
 	}, who)
-	g.frame(who, chat.ChannelEvent{Type: chat.TypeChannel, Event: chat.ChannelLost, ChannelID: r.id, URev: 2})
+	if !first {
+		g.frame(who, lost)
+	}
 	delete(who.cursors, r.id)
 }
 

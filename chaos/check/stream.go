@@ -1,6 +1,8 @@
 package check
 
 import (
+	"slices"
+
 	"parley/chaos/history"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
@@ -67,6 +69,9 @@ func (c *consumer) frame(l *Line) {
 		c.began = true
 	case e.Type == chat.TypeMessage, e.Type == chat.TypeChannel && e.Rev != 0:
 		c.next(l, e.ChannelID, e.Rev)
+		if e.Event == chat.MemberLeft && slices.Contains(e.UserIDs, c.p.user) { // its "lost" may have come before
+			delete(c.at, e.ChannelID)
+		}
 	case e.Type == chat.TypeChannel && e.URev != 0:
 		c.next(l, chat.UserCursor, topology.Rev(e.URev))
 		if e.Event == chat.ChannelLost {

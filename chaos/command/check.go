@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"parley/chaos/check"
+	"parley/chaos/history"
 	"parley/internal/problem"
 )
 
@@ -52,7 +53,7 @@ func Check() *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Key, "key", "parley", "key of the seals in the messages")
+	f.StringVar(&o.Key, "key", history.DefaultKey, "key of the seals in the messages")
 	f.IntVar(&o.MinPosts, "min-posts", 0, "posts that must be acked during a fault (default 20)")
 	f.StringSliceVar(&o.Only, "only", nil, "names of checks, comma-separated (default: all)")
 	f.BoolVar(&o.Quiet, "quiet", false, "nobody talks after the run was healed")

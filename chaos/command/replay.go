@@ -34,7 +34,7 @@ func Replay() *cobra.Command {
 	f.Float64Var(&r.speed, "speed", 60, "how many times faster than it was")
 	f.DurationVar(&r.length, "for", time.Minute, "how long; 0 = to the end of the export")
 	f.StringVar(&r.history, "history", "", "file for the clients' histories; must not exist")
-	f.StringVar(&r.key, "key", "parley", "key of the seals in the messages; `parley check --key` takes the same")
+	f.StringVar(&r.key, "key", history.DefaultKey, "key of the seals in the messages; `parley check --key` takes the same")
 	f.DurationVar(&r.opMax, "op-max", 30*time.Second, "after which a post without an answer counts as unknown")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return r.run(cmd, args[0]) }
 	return cmd

@@ -27,7 +27,6 @@ const (
 	controlAll = 6
 	postsPerS  = 50
 	opMax      = 60 * time.Second
-	sealKey    = "drill"
 	swarmHome  = "acme"
 	controlled = "globex"
 )
@@ -63,7 +62,7 @@ func (w *world) muster(ctx context.Context, name string) (*crew, error) {
 		return nil, err
 	}
 	here, there := w.regions[0].edge.url(), w.regions[1].edge.url()
-	c := &crew{seal: history.NewSealer(sealKey), file: filepath.Join(w.cfg.Dir, name+".jsonl")}
+	c := &crew{seal: history.NewSealer(history.DefaultKey), file: filepath.Join(w.cfg.Dir, name+".jsonl")}
 	c.people = append(c.people, in.People(history.RoleSwarm, func(i int) []string {
 		if i%2 == 0 {
 			return []string{here, there}

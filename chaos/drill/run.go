@@ -180,7 +180,7 @@ func judge(d Drill, files ...string) (check.Report, error) {
 	if err != nil {
 		return check.Report{}, err
 	}
-	o := check.Options{Key: sealKey, Quiet: d.Quiet, Budgets: map[string]check.Budget{d.Name: {P99: d.P99, Max: d.Max}}}
+	o := check.Options{Key: history.DefaultKey, Quiet: d.Quiet, Budgets: map[string]check.Budget{d.Name: {P99: d.P99, Max: d.Max}}}
 	if d.Quiet {
 		o.MinPosts = 1
 	}

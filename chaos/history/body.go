@@ -15,6 +15,9 @@ import (
 //	‹text› ⟦workspace channel client_msg_id mac⟧
 type Sealer struct{ key []byte }
 
+// DefaultKey is the key of seals where nobody names another.
+const DefaultKey = "parley"
+
 // NewSealer makes a Sealer; a run's swarm and its checker share the key.
 func NewSealer(key string) Sealer { return Sealer{[]byte(key)} }
 
