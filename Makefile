@@ -20,15 +20,20 @@ dev: build ## Start two regions, four cells, two edges and a control plane on th
 	bin/parley dev --data $(DATA)
 
 .PHONY: test
-test: build ## Pass every test: units, conformance suites, fuzz seeds, all with -race, the walk through a cluster, and the short drills
+test: build ## Pass every test: units, conformance suites, fuzz seeds, all with -race, simulated time, the walk through a cluster, and the short drills
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
+	$(MAKE) sim
 	$(MAKE) walk
 	$(MAKE) e2e-short
 
 .PHONY: test-short
 test-short: ## The tests without -race and without the end-to-end run
 	$(GO) test -timeout 10m ./...
+
+.PHONY: sim
+sim: ## Only simulated time: hours of faults in a cell and in Raft, and mutants of the protocol (SEEDS=20 for more)
+	$(GO) test -tags failpoints -count=1 -timeout $(if $(SEEDS),5h,20m) ./test/sim $(if $(SEEDS),-seeds $(SEEDS))
 
 .PHONY: walk
 walk: build ## Only the walk through one cluster: import, check, posts over both edges, restart
@@ -64,6 +69,7 @@ bench-compare: ## Two commits in turns, compared by benchstat (BASE=HEAD~1 HEAD=
 .PHONY: lint
 lint: ## Lint
 	$(LINT) run ./...
+	$(LINT) run --build-tags failpoints,e2e ./internal/failpoint/... ./internal/roles/... ./cell/msglog/... ./test/...
 
 .PHONY: format
 format: ## Format

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,6 +30,8 @@ type Config struct {
 	// Timeout bounds one try of one request; default 15 s, the edge's own 10 s
 	// and a way across an ocean and back.
 	Timeout time.Duration
+	// Dial opens connections in place of the operating system; nil = it does.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Client speaks the HTTP API. It may be used from any goroutine.
@@ -36,6 +39,7 @@ type Client struct {
 	base  *url.URL
 	token string
 	tls   *tls.Config
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	http  *http.Client
 }
 
@@ -53,9 +57,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return &Client{
-		base: u, token: cfg.Token, tls: cfg.TLS,
+		base: u, token: cfg.Token, tls: cfg.TLS, dial: cfg.Dial,
 		http: &http.Client{Timeout: cfg.Timeout, Transport: &http.Transport{
-			TLSClientConfig: cfg.TLS, MaxConnsPerHost: connsMax, MaxIdleConnsPerHost: connsMax,
+			DialContext: cfg.Dial, TLSClientConfig: cfg.TLS, MaxConnsPerHost: connsMax, MaxIdleConnsPerHost: connsMax,
 			IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
 		}},
 	}, nil

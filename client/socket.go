@@ -44,7 +44,7 @@ func (c *Client) Dial(ctx context.Context, resume bool) (*Socket, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeMax)
 	defer cancel()
-	d := websocket.Dialer{TLSClientConfig: c.tls, HandshakeTimeout: handshakeMax, ReadBufferSize: 16 << 10}
+	d := websocket.Dialer{NetDialContext: c.dial, TLSClientConfig: c.tls, HandshakeTimeout: handshakeMax, ReadBufferSize: 16 << 10}
 	ws, res, err := d.DialContext(ctx, u.String(), http.Header{"Authorization": {"Bearer " + c.token}})
 	if err != nil {
 		if res != nil && errors.Is(err, websocket.ErrBadHandshake) {

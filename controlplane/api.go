@@ -57,17 +57,23 @@ func (n *Node) newAPI() *api {
 		n: n, errors: connect.NewErrorWriter(), stopping: make(chan struct{}),
 		proxy: &http.Transport{
 			TLSClientConfig: n.deps.Identity.Client(pki.RoleControl), ForceAttemptHTTP2: true,
-			DialContext: (&net.Dialer{Timeout: headerMax}).DialContext, TLSHandshakeTimeout: headerMax, IdleConnTimeout: idleMax,
+			DialContext: n.dial, TLSHandshakeTimeout: headerMax, IdleConnTimeout: idleMax,
 			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter}, // finds a leader whose host is gone
 		},
 	}
+}
+
+func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, headerMax)
+	defer cancel()
+	return n.deps.Net.DialContext(ctx, network, addr)
 }
 
 func (a *api) run(ctx context.Context, listening func()) error {
 	defer a.proxy.CloseIdleConnections()
 	tlsConfig := a.n.deps.Identity.Public()
 	tlsConfig.ClientAuth, tlsConfig.ClientCAs = tls.VerifyClientCertIfGiven, a.n.deps.Identity.CAPool()
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.n.cfg.APIAddr)
+	l, err := a.n.deps.Net.ListenTCP(ctx, a.n.cfg.APIAddr)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", a.n.cfg.APIAddr)
 	}

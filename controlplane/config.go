@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"parley/internal/network"
 	"parley/internal/pki"
 	"parley/internal/problem"
 )
@@ -53,6 +54,7 @@ type Deps struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Metrics  *prometheus.Registry
+	Net      network.Network
 }
 
 const (

@@ -118,7 +118,7 @@ func (n *Node) startRaft() (stop func() error, elected <-chan bool, err error) {
 	if err != nil {
 		return nil, nil, errors.Join(problem.Wrap(err, problem.Internal, "the snapshots in %s can't be opened", n.cfg.Dir), log.Close())
 	}
-	layer, err := listen(n.cfg.RaftAddr, n.deps.Identity)
+	layer, err := listen(n.deps.Net, n.cfg.RaftAddr, n.deps.Identity)
 	if err != nil {
 		return nil, nil, errors.Join(err, log.Close())
 	}

@@ -24,7 +24,7 @@ import (
 // each has said that it did. Each cell has a task of its own: one that does not
 // answer must not hold up the others.
 func (l *leader) keepOpening(ctx context.Context) {
-	requests := link.NewRequests(l.n.deps.Identity.Client(pki.RoleGateway))
+	requests := link.NewRequests(l.n.deps.Identity.Client(pki.RoleGateway), l.n.deps.Net)
 	defer func() { _ = requests.Close() }() // nothing is under way
 	web := &http.Client{Transport: requests, Timeout: orderMax}
 	running := map[string]bool{}

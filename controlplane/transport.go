@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"parley/internal/network"
 	"parley/internal/pki"
 	"parley/internal/problem"
 )
@@ -23,6 +24,7 @@ import (
 // control. It ends what it accepted when it is closed, which Raft leaves undone.
 type streams struct {
 	net.Listener
+	via    network.Network
 	client *tls.Config
 
 	mu       sync.Mutex
@@ -131,22 +133,28 @@ func (s *streams) Close() error {
 	return err
 }
 
-func listen(addr string, id *pki.Bundle) (*streams, error) {
-	l, err := tls.Listen("tcp", addr, id.Server(pki.RoleControl))
+func listen(via network.Network, addr string, id *pki.Bundle) (*streams, error) {
+	l, err := via.ListenTCP(context.Background(), addr) // listening waits for nothing
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", addr)
 	}
-	return &streams{Listener: l, client: id.Client(pki.RoleControl), accepted: map[*stream]struct{}{}, dialled: map[*dialled]struct{}{}}, nil
+	return &streams{
+		Listener: tls.NewListener(l, id.Server(pki.RoleControl)), via: via, client: id.Client(pki.RoleControl),
+		accepted: map[*stream]struct{}{}, dialled: map[*dialled]struct{}{},
+	}, nil
 }
 
 // Dial implements raft.StreamLayer.
 func (s *streams) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	d := tls.Dialer{Config: s.client}
-	conn, err := d.DialContext(ctx, "tcp", string(addr))
+	plain, err := s.via.DialTCP(ctx, string(addr))
 	if err != nil {
 		return nil, err
+	}
+	conn, err := shake(ctx, plain, string(addr), s.client)
+	if err != nil {
+		return nil, errors.Join(err, plain.Close())
 	}
 	c := &dialled{Conn: conn, of: s}
 	s.mu.Lock()
@@ -156,6 +164,18 @@ func (s *streams) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 	}
 	s.dialled[c] = struct{}{}
 	return c, nil
+}
+
+// shake begins TLS with the node at addr.
+func shake(ctx context.Context, plain net.Conn, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	cfg = cfg.Clone()
+	cfg.ServerName = host
+	conn := tls.Client(plain, cfg)
+	return conn, conn.HandshakeContext(ctx)
 }
 
 // raftLogger passes what Raft logs on to slog.

@@ -44,7 +44,7 @@ type cells struct {
 
 func newCells(p *pool, id *pki.Bundle) *cells {
 	return &cells{
-		pool: p, routes: p.routes, requests: link.NewRequests(id.Client(pki.RoleGateway, pki.RoleCell)),
+		pool: p, routes: p.routes, requests: link.NewRequests(id.Client(pki.RoleGateway, pki.RoleCell), p.cfg.Net),
 		suspects: map[topology.GatewayID]time.Time{},
 	}
 }
@@ -96,6 +96,9 @@ func (c *cells) send(ctx context.Context, a ask) (answer, error) {
 		}
 		res, err := c.try(ctx, g, r.Epoch, a, try)
 		again, wait := c.judge(&res, err, g, r, a, others)
+		if err != nil {
+			c.pool.log.Info("a gateway did not answer a request", "gateway", string(g.ID), "addr", g.APIAddr, "step", try, "err", err)
+		}
 		if !again || try == triesMax {
 			return c.settle(res, err, a)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"parley/internal/link"
+	"parley/internal/network"
 	"parley/internal/problem"
 	"parley/internal/token"
 	"parley/internal/topology"
@@ -31,6 +32,7 @@ type Config struct {
 	Origins     []string    // allowed for browsers: CORS and sockets [none but the edge's own]
 	ResetKey    *link.ResetKey
 	Liveness    link.Liveness // how soon a silent gateway counts as dead
+	Net         network.Network
 
 	ColdCells []CellSeed
 	ColdKeys  []token.Key   // public keys that count beside the table's

@@ -23,7 +23,6 @@ package edge
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -110,8 +109,7 @@ func (e *Edge) Addr() string {
 // Run listens, calls ready, and serves until ctx ends; then it closes every
 // socket and link and waits for all of it.
 func (e *Edge) Run(ctx context.Context, ready func()) error {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", e.cfg.Listen)
+	ln, err := e.cfg.Net.ListenTCP(ctx, e.cfg.Listen)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "edge address %s can't be listened on: is another process using it?", e.cfg.Listen)
 	}

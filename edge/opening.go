@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"parley/internal/failpoint"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
 	"parley/internal/wire/frame"
@@ -113,7 +114,11 @@ func sharedCursors(batch []opening) map[position][]topology.SessionID {
 func cursorList(cs map[topology.ChannelID]*cursor) []frame.Cursor {
 	out := make([]frame.Cursor, 0, len(cs))
 	for ch, c := range cs {
-		out = append(out, frame.Cursor{Channel: ch, Rev: c.rev})
+		rev := c.rev
+		if failpoint.Mutant(failpoint.ResumeAhead) {
+			rev++
+		}
+		out = append(out, frame.Cursor{Channel: ch, Rev: rev})
 	}
 	return out
 }

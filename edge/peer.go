@@ -205,7 +205,7 @@ func (q *peer) connect(ctx context.Context) *wire {
 	conn, welcome, err := link.Dial(ctx, link.DialConfig{
 		Addr: w.gateway.LinkAddr, TLS: p.identity.Client(pki.RoleGateway, pki.RoleCell), Handler: w, Log: p.log,
 		Hello:    frame.Hello{Edge: p.cfg.ID, Region: p.cfg.Region, Incarnation: p.cfg.Incarnation},
-		ResetKey: p.cfg.ResetKey, Liveness: p.cfg.Liveness,
+		ResetKey: p.cfg.ResetKey, Liveness: p.cfg.Liveness, Net: p.cfg.Net,
 	})
 	if err == nil && welcome.Cell != w.gateway.Cell { // the address has another tenant now
 		w.abandoned = true

@@ -106,8 +106,9 @@ type Deps struct {
 	// Metrics takes the server's metrics; nil = nowhere.
 	Metrics prometheus.Registerer
 	// Tap is told of all changes that were confirmed, before anything of them
-	// leaves; nil = nobody is. Drills write their append log with it.
-	Tap func(ch topology.ChannelRef, t topology.Token, cs []change.Change)
+	// leaves; nil = nobody is. Drills write their append log with it. Recovered
+	// ones were found in a takeover: an older owner wrote them.
+	Tap func(ch topology.ChannelRef, t topology.Token, cs []change.Change, recovered bool)
 }
 
 // validate lists what is missing.

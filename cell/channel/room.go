@@ -100,6 +100,9 @@ func (sh *shard) open(r *room) {
 		sh.abandon(r, sh.refuse(err))
 		return
 	}
+	if tap := sh.s.deps.Tap; tap != nil {
+		tap(r.ref, sh.token, changes, true)
+	}
 	t := newTail(mark)
 	for _, c := range changes {
 		t.add(entry{Change: c})

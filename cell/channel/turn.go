@@ -180,6 +180,11 @@ func (sh *shard) commit(drafts []*draft) error {
 		count += len(d.entries)
 		batches = append(batches, b)
 	}
+	if failpoint.Mutant(failpoint.PublishEarly) {
+		for _, d := range drafts {
+			sh.publish(d)
+		}
+	}
 	ctx, cancel := context.WithTimeout(sh.ctx, sh.s.cfg.CommitMax)
 	defer cancel()
 	began := time.Now()
@@ -196,7 +201,7 @@ func (sh *shard) commit(drafts []*draft) error {
 	}
 	if tap := sh.s.deps.Tap; tap != nil {
 		for _, b := range batches {
-			tap(b.Channel, sh.token, b.Changes)
+			tap(b.Channel, sh.token, b.Changes, false)
 		}
 	}
 	for _, d := range drafts {
@@ -218,17 +223,21 @@ func (sh *shard) show(d *draft) {
 	sh.heavy.Add(r.tail.weight(d.was, head.Rev))
 	r.mu.Unlock()
 	if !d.quiet {
-		for i := range d.entries {
-			if failpoint.Drop(failpoint.ChannelPublish, string(sh.s.cfg.ID)) {
-				continue
-			}
-			sh.s.deps.Bus.Publish(r.topic, sh.eventOf(r.ref, &d.entries[i]).Encode())
-		}
+		sh.publish(d)
 	}
 	sh.mu.Lock()
 	sh.changed[r.ref] = head
 	sh.mu.Unlock()
 	sh.deriveSoon(r)
+}
+
+// publish tells those who follow.
+func (sh *shard) publish(d *draft) {
+	for i := range d.entries {
+		if !failpoint.Drop(failpoint.ChannelPublish, string(sh.s.cfg.ID)) {
+			sh.s.deps.Bus.Publish(d.room.topic, sh.eventOf(d.room.ref, &d.entries[i]).Encode())
+		}
+	}
 }
 
 func (sh *shard) eventOf(ref topology.ChannelRef, e *entry) router.Event {

@@ -36,6 +36,7 @@ import (
 	"parley/cell/router"
 	"parley/internal/failpoint"
 	"parley/internal/link"
+	"parley/internal/network"
 	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -52,6 +53,7 @@ type Config struct {
 	Listen      string // host:port for links, UDP; port 0 takes any
 	ResetKey    *link.ResetKey
 	Liveness    link.Liveness
+	Net         network.Network
 
 	SessionsMax  int           // more are refused [100,000]; each costs some 4 KB and 1 KB per channel
 	OpeningMax   int           // sessions that are opened side by side; more wait [256]
@@ -183,7 +185,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	var err, unmeasured error
 	g.metrics, unmeasured = newMetrics(deps.Metrics)
 	g.links, err = link.NewServer(link.ServerConfig{
-		Addr: cfg.Listen, TLS: deps.TLS, Accept: g.accept, Log: g.log, ResetKey: cfg.ResetKey, Liveness: cfg.Liveness,
+		Addr: cfg.Listen, TLS: deps.TLS, Accept: g.accept, Log: g.log, ResetKey: cfg.ResetKey, Liveness: cfg.Liveness, Net: cfg.Net,
 	})
 	return g, errors.Join(append(faults, err, unmeasured)...)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"parley/cell/router"
+	"parley/internal/failpoint"
 	"parley/internal/topology"
 )
 
@@ -93,6 +94,10 @@ func (b *beacons) start(now time.Time) {
 // hear takes beacons: a missed number or a new owner means that events may be
 // missing, and a changed channel that its head is at least there.
 func (g *Gateway) hear(bs []router.Beacon) {
+	if failpoint.Mutant(failpoint.NoBeacon) {
+		g.beacons.note(bs, g.deps.Now(), func(router.Beacon) {})
+		return
+	}
 	behind := map[*follower]topology.Rev{}
 	doubtful := g.beacons.note(bs, g.deps.Now(), func(b router.Beacon) {
 		for _, head := range b.Changed {

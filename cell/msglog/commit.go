@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"parley/cell/change"
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -37,7 +38,7 @@ func (h *Hold) Commit(ctx context.Context, batches []Batch) error {
 	}
 	defer h.leave(chs...)
 	writes := encode(batches, time)
-	return h.write(ctx, h.log.opts.noCommitCheck, func() error {
+	return h.write(ctx, h.log.opts.noCommitCheck || failpoint.Mutant(failpoint.NoFenceRead), func() error {
 		return h.log.store.Append(ctx, h.shard, h.token, writes)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"parley/cell/change"
+	"parley/internal/failpoint"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -56,7 +57,7 @@ func (h *Hold) Recover(ctx context.Context, ch topology.ChannelRef, from topolog
 	if h.log.opts.noRewrite {
 		seal.Rows = nil
 	}
-	if h.log.opts.noSeal {
+	if h.log.opts.noSeal || failpoint.Mutant(failpoint.NoSeal) {
 		seal.Above = ^topology.Rev(0)
 	}
 	err = h.write(ctx, h.log.opts.noTakeoverCheck, func() error {

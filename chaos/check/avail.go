@@ -87,7 +87,7 @@ func (r *Run) commits() map[topology.MessageID]int64 {
 		}
 	}
 	for _, l := range r.appends {
-		if l.MessageID != "" {
+		if _, known := r.committed[l.MessageID]; l.MessageID != "" && (l.State != history.Recovered || !known) {
 			r.committed[l.MessageID] = l.AtUS
 		}
 	}

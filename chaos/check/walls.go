@@ -27,19 +27,20 @@ func owner(r *Run, _ Options, f *finding) {
 			f.violate("%s and %s wrote channel %s under the token %d (%s, %s)", old.By, l.By, l.Channel, l.Token, old.at(), l.at())
 		}
 		servers[t] = l
-		if last != nil && last.Channel == l.Channel {
-			if l.Token < last.Token {
-				f.violate("rev %d of channel %s has token %d (%s), rev %d before it %d (%s)", l.Rev, l.Channel, l.Token, l.at(), last.Rev, last.Token, last.at())
-			}
-			if l.Rev == last.Rev && l.MessageID != last.MessageID {
-				f.violate("rev %d of channel %s was confirmed as %s (%s) and as %s (%s)", l.Rev, l.Channel, last.MessageID, last.at(), l.MessageID, l.at())
-			}
-		}
-		last = l
 		if confirmed[l.Channel] == nil {
 			confirmed[l.Channel] = map[topology.Rev]*Line{}
 		}
+		if old := confirmed[l.Channel][l.Rev]; old != nil && old.MessageID != l.MessageID {
+			f.violate("rev %d of channel %s was confirmed as %s (%s) and as %s (%s)", l.Rev, l.Channel, old.MessageID, old.at(), l.MessageID, l.at())
+		}
 		confirmed[l.Channel][l.Rev] = l
+		if l.State == history.Recovered { // written under an older token
+			continue
+		}
+		if last != nil && last.Channel == l.Channel && l.Token < last.Token {
+			f.violate("rev %d of channel %s has token %d (%s), rev %d before it %d (%s)", l.Rev, l.Channel, l.Token, l.at(), last.Rev, last.Token, last.at())
+		}
+		last = l
 	}
 	if len(r.appends) == 0 {
 		return

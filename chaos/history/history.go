@@ -59,7 +59,8 @@ const (
 	// FinalMark is a user's mark when all was over: Workspace, User, Channel, MessageID, Seq.
 	FinalMark Kind = "final_mark"
 	// Append is a change that a channel server committed and confirmed, from the tap
-	// of a test build: Workspace, Cell, Channel, Rev, Token, Server, MessageID, Epoch.
+	// of a test build: Workspace, Cell, Channel, Rev, Token, Server, MessageID, Epoch;
+	// State is Recovered if an older owner had written it.
 	Append Kind = "append"
 	// Healed says that no fault is left; from here on everybody has to progress.
 	Healed Kind = "healed"
@@ -119,6 +120,9 @@ type Record struct {
 	Token topology.Token    `json:"token,omitempty"`
 	By    topology.ServerID `json:"server,omitempty"`
 }
+
+// Recovered is the State of an Append that was found in a takeover.
+const Recovered = "recovered"
 
 // States of a fault.
 const (

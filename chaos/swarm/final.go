@@ -18,7 +18,7 @@ import (
 func (s *Swarm) Conclude(ctx context.Context) error {
 	seen := map[topology.ChannelID]bool{}
 	for _, p := range s.cfg.People {
-		c, err := client.New(client.Config{URL: p.Edges[0], Token: p.Token, TLS: s.cfg.TLS})
+		c, err := client.New(client.Config{URL: p.Edges[0], Token: p.Token, TLS: s.cfg.TLS, Dial: s.cfg.Dial})
 		if err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func (s *Swarm) Conclude(ctx context.Context) error {
 func (s *Swarm) conclude(ctx context.Context, c *client.Client, p Person, seen map[topology.ChannelID]bool) error {
 	heads, err := headsOf(ctx, c)
 	if err != nil {
-		return err
+		return fmt.Errorf("hello: %w", err)
 	}
 	for ch, rev := range heads {
 		if seen[ch] {
@@ -42,12 +42,12 @@ func (s *Swarm) conclude(ctx context.Context, c *client.Client, p Person, seen m
 		}
 		seen[ch] = true
 		if err := s.channel(ctx, c, p, ch, rev); err != nil {
-			return err
+			return fmt.Errorf("channel %s: %w", ch, err)
 		}
 	}
 	unread, err := c.Unread(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("unread: %w", err)
 	}
 	for _, u := range unread.Channels {
 		if u.LastReadMessageID != nil {
@@ -84,7 +84,7 @@ func headsOf(ctx context.Context, c *client.Client) (map[topology.ChannelID]topo
 func (s *Swarm) channel(ctx context.Context, c *client.Client, p Person, ch topology.ChannelID, rev topology.Rev) error {
 	info, err := c.Channel(ctx, ch)
 	if err != nil {
-		return err
+		return fmt.Errorf("its row: %w", err)
 	}
 	head := history.Record{Kind: history.FinalHead, Workspace: p.Workspace, Channel: ch, Rev: rev, Private: info.Private}
 	if head.Members, err = members(ctx, c, ch); err != nil {
@@ -94,7 +94,7 @@ func (s *Swarm) channel(ctx context.Context, c *client.Client, p Person, ch topo
 	for {
 		page, err := c.After(ctx, ch, after, chat.PageMax)
 		if err != nil {
-			return err
+			return fmt.Errorf("its page after %s: %w", after, err)
 		}
 		for _, m := range page.Messages {
 			head.Seq = m.Seq

@@ -41,7 +41,7 @@ const queueMax = 64
 func newPerson(s *Swarm, p Person, index int) (*person, error) {
 	out := &person{Person: p, s: s, queue: make(chan task, queueMax), last: map[topology.ChannelID]topology.MessageID{}, gained: map[topology.ChannelID]bool{}, home: index%4 != 3}
 	for _, u := range p.Edges {
-		c, err := client.New(client.Config{URL: u, Token: p.Token, TLS: s.cfg.TLS})
+		c, err := client.New(client.Config{URL: u, Token: p.Token, TLS: s.cfg.TLS, Dial: s.cfg.Dial})
 		if err != nil {
 			return nil, err
 		}

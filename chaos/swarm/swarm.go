@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type Config struct {
 	History *history.Recorder
 	Seal    history.Sealer
 	TLS     *tls.Config
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the operating system's
 	// OpMax bounds one operation with all its repeats: 1 s to 5 min. What is not
 	// known by then is written down as unknown.
 	OpMax time.Duration

@@ -25,6 +25,18 @@ const (
 	RosterNotice   = "roster.notice"   // the notice to a user whose channels changed: it may be dropped
 	RaftAppend     = "raft.append"     // before Raft's log is written
 	DiskRoom       = "disk.room"       // an error says that the disk is full
+	LeaseRenew     = "lease.renew"     // a simulated part renews its lease
+)
+
+// Names of mutants: steps that a simulation leaves out, to see that it would
+// notice.
+const (
+	NoFenceRead  = "mutant.no-fence-read"  // a commit is not confirmed by the fence rows
+	NoSeal       = "mutant.no-seal"        // a takeover does not seal what is above the tail
+	PublishEarly = "mutant.publish-early"  // changes are published before they are committed
+	ResumeAhead  = "mutant.resume-ahead"   // an edge resumes a session one rev too far
+	NoBeacon     = "mutant.no-beacon"      // gateways do not look at beacons
+	TrustOldLink = "mutant.trust-old-link" // an edge takes a session's events from any link
 )
 
 // Order says what a place is to do.
@@ -32,7 +44,7 @@ type Order struct {
 	Name string `json:"name"`
 	Of   string `json:"of,omitempty"` // "" = of all
 	// Do is block (until the order is taken back), delay, error, drop, crash (the
-	// whole process, by SIGKILL), or for a clock shift or freeze.
+	// whole process, by SIGKILL), mutate, or for a clock shift or freeze.
 	Do    string `json:"do"`
 	For   string `json:"for,omitempty"`   // of delay and shift: a duration, also negative
 	Count int    `json:"count,omitempty"` // how often; 0 = until it is taken back

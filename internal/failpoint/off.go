@@ -22,6 +22,9 @@ func Hang(string, string) error { return nil }
 // Drop reports whether what is about to leave a place should be lost.
 func Drop(string, string) bool { return false }
 
+// Mutant reports whether a step is to be left out.
+func Mutant(string) bool { return false }
+
 // Clock is the clock of one part.
 func Clock(string) func() time.Time { return time.Now }
 

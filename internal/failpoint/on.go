@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -38,11 +39,9 @@ func find(name, of string, do ...string) *armed {
 		if (o.Name != name && o.Name != Everywhere) || (o.Of != "" && o.Of != of) || (o.Count > 0 && o.hits >= o.Count) {
 			continue
 		}
-		for _, d := range do {
-			if o.Do == d {
-				o.hits++
-				return o
-			}
+		if slices.Contains(do, o.Do) {
+			o.hits++
+			return o
 		}
 	}
 	return nil
@@ -84,6 +83,18 @@ func Hang(name, of string) error { return At(context.Background(), name, of) }
 // Drop reports whether what is about to leave a place should be lost.
 func Drop(name, of string) bool { return find(name, of, "drop") != nil }
 
+// Mutant reports whether a step is to be left out.
+func Mutant(name string) bool { return find(name, "", "mutate") != nil }
+
+// Set arms an order until undo is called.
+func Set(o Order) (undo func(), err error) {
+	a, err := arm(o)
+	if err != nil {
+		return nil, err
+	}
+	return func() { disarm(a) }, nil
+}
+
 // Crashed reports whether ctx was ended by ErrCrash.
 func Crashed(ctx context.Context) bool { return errors.Is(context.Cause(ctx), ErrCrash) }
 
@@ -120,7 +131,7 @@ func Handler() http.Handler {
 		case http.MethodGet:
 			list(w)
 		case http.MethodDelete:
-			clear()
+			reset()
 			w.WriteHeader(http.StatusNoContent)
 		case http.MethodPost:
 			var o Order
@@ -130,7 +141,7 @@ func Handler() http.Handler {
 				problem.Write(w, problem.Wrap(err, problem.Invalid, "the body is no failpoint: %v", err))
 				return
 			}
-			if err := arm(o); err != nil {
+			if _, err := arm(o); err != nil {
 				problem.Write(w, err)
 				return
 			}
@@ -141,12 +152,12 @@ func Handler() http.Handler {
 	})
 }
 
-func arm(o Order) error {
+func arm(o Order) (*armed, error) {
 	a := &armed{Order: o, free: make(chan struct{})}
 	if o.For != "" {
 		var err error
 		if a.wait, err = time.ParseDuration(o.For); err != nil {
-			return problem.Field("for", "%v", err)
+			return nil, problem.Field("for", "%v", err)
 		}
 	}
 	mu.Lock()
@@ -155,26 +166,39 @@ func arm(o Order) error {
 		c := clocks[o.Of]
 		switch {
 		case c == nil:
-			return problem.Field("of", "there is no clock of %q", o.Of)
+			return nil, problem.Field("of", "there is no clock of %q", o.Of)
 		case o.Do == "freeze":
 			c.frozen = time.Now().Add(c.shift)
 		case o.Do == "shift":
 			c.shift, c.frozen = a.wait, time.Time{}
 		default:
-			return problem.Field("do", "a clock can shift or freeze")
+			return nil, problem.Field("do", "a clock can shift or freeze")
 		}
-		return nil
+		return a, nil
 	}
 	switch o.Do {
-	case "block", "delay", "error", "drop", "crash":
+	case "block", "delay", "error", "drop", "crash", "mutate":
 		orders = append(orders, a)
-		return nil
+		return a, nil
 	default:
-		return problem.Field("do", "must be block, delay, error, drop or crash")
+		return nil, problem.Field("do", "must be block, delay, error, drop, crash or mutate")
 	}
 }
 
-func clear() {
+// disarm takes one order back.
+func disarm(a *armed) {
+	mu.Lock()
+	defer mu.Unlock()
+	if c := clocks[a.Of]; a.Name == ClockName && c != nil {
+		c.shift, c.frozen = 0, time.Time{}
+	}
+	if i := slices.Index(orders, a); i >= 0 {
+		orders = slices.Delete(orders, i, i+1)
+		close(a.free)
+	}
+}
+
+func reset() {
 	mu.Lock()
 	defer mu.Unlock()
 	for _, o := range orders {

@@ -15,6 +15,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"parley/internal/failpoint"
+	"parley/internal/network"
 	"parley/internal/problem"
 )
 
@@ -34,6 +35,7 @@ type Server struct {
 	TLS     *tls.Config
 	Handler http.Handler
 	Log     *slog.Logger
+	Net     network.Network
 }
 
 // Run listens, calls ready, serves until ctx ends, and lets requests that are
@@ -43,7 +45,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return problem.Wrap(err, problem.Invalid, "the address %q", s.Addr)
 	}
-	socket, err := net.ListenUDP("udp", addr)
+	socket, err := s.Net.UDP(addr)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "%s can't be listened on: is another process using it?", s.Addr)
 	}

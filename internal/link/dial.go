@@ -10,6 +10,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"parley/internal/network"
 	"parley/internal/pki"
 	"parley/internal/wire/frame"
 )
@@ -23,6 +24,7 @@ type DialConfig struct {
 	Log      *slog.Logger
 	ResetKey *ResetKey // nil: peers find out a restart of this node by pings
 	Liveness Liveness
+	Net      network.Network
 }
 
 // Dial makes a link: QUIC handshake, lanes, Hello, Welcome. ctx bounds it, and
@@ -37,7 +39,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, frame.Welcome, error) {
 	if err != nil {
 		return nil, frame.Welcome{}, &Error{Kind: ErrDead, Detail: "address " + cfg.Addr, Cause: err}
 	}
-	socket, err := net.ListenUDP("udp", nil)
+	socket, err := cfg.Net.UDP(nil)
 	if err != nil {
 		return nil, frame.Welcome{}, &Error{Kind: ErrDead, Detail: "no UDP socket", Cause: err}
 	}

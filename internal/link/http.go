@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"parley/internal/network"
 )
 
 // ErrNotSent marks a request that no byte of reached the peer: it may be sent
@@ -23,7 +26,7 @@ type Requests struct{ transport *http3.Transport }
 const dialMax = 3 * time.Second
 
 // NewRequests makes a pool for peers that tc accepts.
-func NewRequests(tc *tls.Config) *Requests {
+func NewRequests(tc *tls.Config, via network.Network) *Requests {
 	cfg := &quic.Config{
 		HandshakeIdleTimeout: dialMax,
 		MaxIdleTimeout:       idleMax,
@@ -36,13 +39,37 @@ func NewRequests(tc *tls.Config) *Requests {
 		Dial: func(ctx context.Context, addr string, tc *tls.Config, cfg *quic.Config) (*quic.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialMax)
 			defer cancel()
-			c, err := quic.DialAddr(ctx, addr, tc, cfg)
+			c, err := dialAlone(ctx, via, addr, tc, cfg)
 			if err != nil {
 				return nil, errors.Join(ErrNotSent, mapError(err))
 			}
 			return c, nil
 		},
 	}}
+}
+
+// dialAlone makes a connection with a socket of its own, which ends with it.
+func dialAlone(ctx context.Context, via network.Network, addr string, tc *tls.Config, cfg *quic.Config) (*quic.Conn, error) {
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := via.UDP(nil)
+	if err != nil {
+		return nil, err
+	}
+	transport := &quic.Transport{Conn: socket}
+	release := func() {
+		_ = transport.Close() // on the way out: nothing depends on it
+		_ = socket.Close()
+	}
+	c, err := transport.Dial(ctx, to, tc, cfg)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	context.AfterFunc(c.Context(), release)
+	return c, nil
 }
 
 // RoundTrip sends one request; see http.RoundTripper.

@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"parley/internal/failpoint"
+	"parley/internal/network"
 	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/internal/wire/frame"
@@ -30,6 +31,7 @@ type ServerConfig struct {
 	Log      *slog.Logger
 	ResetKey *ResetKey // nil: edges find out a restart of this node by pings
 	Liveness Liveness
+	Net      network.Network
 }
 
 // Server accepts links.
@@ -75,7 +77,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return problem.Wrap(err, problem.Invalid, "link address %q", s.cfg.Addr)
 	}
-	socket, err := net.ListenUDP("udp", addr)
+	socket, err := s.cfg.Net.UDP(addr)
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "link address %s can't be listened on: is another process using it?", s.cfg.Addr)
 	}

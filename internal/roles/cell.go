@@ -16,6 +16,7 @@ import (
 	"parley/cell/channel"
 	"parley/cell/directory"
 	"parley/cell/gateway"
+	"parley/cell/msglog"
 	"parley/cell/pebbledb"
 	"parley/cell/presence"
 	"parley/cell/roster"
@@ -199,7 +200,7 @@ func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
 	cfg := channel.Default()
 	cfg.ID, cfg.Cell = id, w.ID
 	s, err := channel.New(cfg, channel.Deps{
-		Log: breakable(w.db.Log(), id), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
+		Log: msglog.Breakable(w.db.Log(), id), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
 		Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
 		Metrics: w.metrics.of(string(id)), Tap: w.tap.of(id),
 	})

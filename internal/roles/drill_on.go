@@ -3,7 +3,6 @@
 package roles
 
 import (
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -11,38 +10,8 @@ import (
 	"time"
 
 	"parley/cell/change"
-	"parley/cell/msglog"
-	"parley/internal/failpoint"
-	"parley/internal/problem"
 	"parley/internal/topology"
 )
-
-// breakable is a channel server's message store as a drill may break it.
-func breakable(s msglog.Store, of topology.ServerID) msglog.Store {
-	return &brokenStore{Store: s, of: string(of)}
-}
-
-type brokenStore struct {
-	msglog.Store
-	of string
-}
-
-// Append may be held up for longer than any deadline: a process that was paused
-// before it wrote writes late.
-func (s *brokenStore) Append(ctx context.Context, sh topology.Shard, t topology.Token, ws []msglog.Write) error {
-	if err := failpoint.Hang(failpoint.ChannelCommit, s.of); err != nil {
-		return err
-	}
-	return s.Store.Append(context.WithoutCancel(ctx), sh, t, ws)
-}
-
-// Fences implements msglog.Store.
-func (s *brokenStore) Fences(ctx context.Context) ([]msglog.Fence, error) {
-	if err := failpoint.At(ctx, failpoint.ChannelConfirm, s.of); err != nil {
-		return nil, problem.Wrap(err, problem.Unavailable, "the fence rows can't be read")
-	}
-	return s.Store.Fences(ctx)
-}
 
 // tap writes down what was confirmed, as parley/chaos/history reads it, one write
 // a commit: what was shown must be there after a kill.
@@ -70,15 +39,20 @@ type appended struct {
 	Token     topology.Token       `json:"token"`
 	Server    topology.ServerID    `json:"server"`
 	MessageID topology.MessageID   `json:"message_id,omitempty"`
+	State     string               `json:"state,omitempty"`
 }
 
-func (t tap) of(id topology.ServerID) func(topology.ChannelRef, topology.Token, []change.Change) {
-	return func(ch topology.ChannelRef, token topology.Token, cs []change.Change) {
+func (t tap) of(id topology.ServerID) func(topology.ChannelRef, topology.Token, []change.Change, bool) {
+	return func(ch topology.ChannelRef, token topology.Token, cs []change.Change, recovered bool) {
+		state := ""
+		if recovered {
+			state = "recovered"
+		}
 		var out []byte
 		for _, c := range cs {
 			b, err := json.Marshal(appended{
 				AtUS: time.Now().UnixMicro(), Kind: "append", Workspace: ch.Workspace, Cell: t.cell, Channel: ch.Channel,
-				Rev: c.Rev, Token: token, Server: id, MessageID: c.ID,
+				Rev: c.Rev, Token: token, Server: id, MessageID: c.ID, State: state,
 			})
 			if err == nil {
 				out = append(append(out, b...), '\n')

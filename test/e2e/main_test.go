@@ -161,7 +161,7 @@ func (d *dev) run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), stepMax)
 	defer cancel()
-	cmd := d.command(t, ctx, args...)
+	cmd := d.command(ctx, t, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -171,7 +171,7 @@ func (d *dev) run(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-func (d *dev) command(t *testing.T, ctx context.Context, args ...string) *exec.Cmd {
+func (d *dev) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, binary(t), args...)
 	cmd.Env = append(os.Environ(), "PARLEY_DEV="+filepath.Join(d.dir, "dev.json"))

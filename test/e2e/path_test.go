@@ -52,6 +52,7 @@ func TestWholePath(t *testing.T) {
 }
 
 func checkInfo(t *testing.T, d *dev) {
+	t.Helper()
 	if len(d.info.Edges) != 2 || len(d.info.Control) != 3 || d.info.OperatorToken == "" || len(d.info.Workspaces) != 2 {
 		t.Fatalf("dev.json has %d edges, %d control nodes, %d workspaces", len(d.info.Edges), len(d.info.Control), len(d.info.Workspaces))
 	}
@@ -84,7 +85,7 @@ func checkInfo(t *testing.T, d *dev) {
 }
 
 // listen runs a stream until it has seen want, and returns the message events.
-func listen(t *testing.T, ctx context.Context, cs []*client.Client, ch topology.ChannelID, n int) (ready <-chan struct{}, got func() []chat.MessageEvent) {
+func listen(ctx context.Context, t *testing.T, cs []*client.Client, ch topology.ChannelID, n int) (ready <-chan struct{}, got func() []chat.MessageEvent) {
 	t.Helper()
 	s, err := client.NewStream(cs, nil, nil)
 	if err != nil {
@@ -131,10 +132,11 @@ func listen(t *testing.T, ctx context.Context, cs []*client.Client, ch topology.
 }
 
 func checkTalk(t *testing.T, d *dev) {
+	t.Helper()
 	const each = 100
 	ctx, general := step(t), d.info.Workspaces[0].Channels[0].ID
-	ready0, events0 := listen(t, ctx, []*client.Client{d.as(t, 0, 0, 0)}, general, 2*each)
-	ready1, events1 := listen(t, ctx, []*client.Client{d.as(t, 0, 1, 1)}, general, 2*each)
+	ready0, events0 := listen(ctx, t, []*client.Client{d.as(t, 0, 0, 0)}, general, 2*each)
+	ready1, events1 := listen(ctx, t, []*client.Client{d.as(t, 0, 1, 1)}, general, 2*each)
 	<-ready0
 	<-ready1
 	var wg sync.WaitGroup
@@ -171,6 +173,7 @@ func checkTalk(t *testing.T, d *dev) {
 
 // checkResume breaks off again and again under load and counts every rev.
 func checkResume(t *testing.T, d *dev) {
+	t.Helper()
 	const posts, breaks = 300, 25
 	ctx, general := step(t), d.info.Workspaces[0].Channels[0].ID
 	reader := []*client.Client{d.as(t, 0, 3, 1), d.as(t, 0, 3, 0)}
@@ -241,6 +244,7 @@ func checkResume(t *testing.T, d *dev) {
 }
 
 func checkRetry(t *testing.T, d *dev) {
+	t.Helper()
 	ctx, general := step(t), d.info.Workspaces[0].Channels[0].ID
 	a, b := d.as(t, 0, 0, 0), d.as(t, 0, 0, 1)
 	p := chat.PostRequest{Text: "once", ClientMsgID: "key-1"}
@@ -264,6 +268,7 @@ func checkRetry(t *testing.T, d *dev) {
 }
 
 func checkThreads(t *testing.T, d *dev) {
+	t.Helper()
 	ctx, general := step(t), d.info.Workspaces[0].Channels[0].ID
 	c := d.as(t, 0, 0, 0)
 	root, err := c.Post(ctx, general, chat.PostRequest{Text: "root"})
@@ -310,6 +315,7 @@ func checkThreads(t *testing.T, d *dev) {
 }
 
 func checkUnread(t *testing.T, d *dev) {
+	t.Helper()
 	ctx, ws := step(t), d.info.Workspaces[0]
 	general := ws.Channels[0].ID
 	me, other := d.as(t, 0, 1, 1), d.as(t, 0, 0, 0)
@@ -347,6 +353,7 @@ func checkUnread(t *testing.T, d *dev) {
 }
 
 func checkWalls(t *testing.T, d *dev) {
+	t.Helper()
 	ctx := step(t)
 	acme, globex := d.info.Workspaces[0].Channels[0].ID, d.info.Workspaces[1].Channels[0].ID
 	c := d.as(t, 0, 0, 0)
@@ -394,6 +401,7 @@ func checkWalls(t *testing.T, d *dev) {
 func second[T any](_ T, err error) error { return err }
 
 func checkRemoval(t *testing.T, d *dev) {
+	t.Helper()
 	ctx, ws := step(t), d.info.Workspaces[0]
 	owner, guest := d.as(t, 0, 0, 0), d.as(t, 0, 2, 1)
 	ch, err := owner.CreateChannel(ctx, chat.CreateChannelRequest{Name: "for-a-while", Private: true})
@@ -453,6 +461,7 @@ func checkRemoval(t *testing.T, d *dev) {
 }
 
 func checkErrors(t *testing.T, d *dev) {
+	t.Helper()
 	general := d.info.Workspaces[0].Channels[0].ID
 	send := func(method, path, body string) (int, problem.Document, string) {
 		req, err := http.NewRequestWithContext(step(t), method, d.info.Edges[0].URL+path, strings.NewReader(body))
@@ -461,7 +470,7 @@ func checkErrors(t *testing.T, d *dev) {
 		}
 		req.Header.Set("Authorization", "Bearer "+d.info.Workspaces[0].Users[0].Token)
 		req.Header.Set("Content-Type", "application/json")
-		res, err := http.DefaultClient.Do(req)
+		res, err := (&http.Client{Timeout: stepMax}).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

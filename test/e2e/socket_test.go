@@ -59,6 +59,7 @@ func send(t *testing.T, s *client.Socket, f chat.ClientFrame) {
 
 // checkSocket does on sockets what people's clients do.
 func checkSocket(t *testing.T, d *dev) {
+	t.Helper()
 	ws := d.info.Workspaces[0]
 	general, ann, bob := ws.Channels[0].ID, ws.Users[0], ws.Users[1]
 	here, there, second := connect(t, d.as(t, 0, 0, 0)), connect(t, d.as(t, 0, 1, 1)), connect(t, d.as(t, 0, 1, 0))
@@ -75,7 +76,7 @@ func checkSocket(t *testing.T, d *dev) {
 		t.Fatalf("the ack is %+v", ack)
 	}
 	isMine := func(e chat.MessageEvent, _ chat.Envelope) bool { return e.Message.MessageID == ack.MessageID }
-	if got := until(t, there, "the message", isMine); got.Message.Text != "over the socket" || got.Message.Seq != ack.Seq || got.Rev != ack.Posted.Rev {
+	if got := until(t, there, "the message", isMine); got.Message.Text != "over the socket" || got.Message.Seq != ack.Seq || got.Rev != ack.Rev {
 		t.Errorf("the other region sees %+v for %+v", got, ack)
 	}
 
@@ -104,6 +105,7 @@ func checkSocket(t *testing.T, d *dev) {
 
 // checkGain adds somebody who is connected to a new channel, and takes them out.
 func checkGain(t *testing.T, d *dev, here, there *client.Socket, bob topology.UserID) {
+	t.Helper()
 	owner := d.as(t, 0, 0, 0)
 	ch, err := owner.CreateChannel(step(t), chat.CreateChannelRequest{Name: "sockets", Topic: "t"})
 	if err != nil {
@@ -136,6 +138,7 @@ func checkGain(t *testing.T, d *dev, here, there *client.Socket, bob topology.Us
 
 // checkPresence sees somebody come and go.
 func checkPresence(t *testing.T, d *dev, watcher *client.Socket) {
+	t.Helper()
 	carol := d.info.Workspaces[0].Users[2].ID
 	s, err := d.as(t, 0, 2, 0).Dial(step(t), false)
 	if err != nil {
@@ -156,10 +159,11 @@ func checkPresence(t *testing.T, d *dev, watcher *client.Socket) {
 
 // checkConnect looks at the ways to log in at a socket.
 func checkConnect(t *testing.T, d *dev) {
+	t.Helper()
 	user := d.info.Workspaces[0].Users[0]
 	base := "ws" + strings.TrimPrefix(d.info.Edges[1].URL, "http") + "/connect"
 	dial := func(query url.Values) (string, int) {
-		ws, res, err := websocket.DefaultDialer.DialContext(step(t), base+"?"+query.Encode(), http.Header{})
+		ws, res, err := websocket.DefaultDialer.DialContext(step(t), base+"?"+query.Encode(), http.Header{}) //nolint:bodyclose // gorilla has read and closed it
 		if err != nil {
 			if res == nil {
 				t.Fatal(err)

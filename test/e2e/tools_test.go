@@ -7,7 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +39,7 @@ func eventually(t *testing.T, want string, get func() string) {
 }
 
 func checkOperators(t *testing.T, d *dev) {
+	t.Helper()
 	for args, want := range map[string]string{
 		"region list":     "us",
 		"cell list":       "eu-2",
@@ -80,6 +81,7 @@ func checkOperators(t *testing.T, d *dev) {
 }
 
 func checkSeed(t *testing.T, d *dev) {
+	t.Helper()
 	var seeded struct {
 		Users []struct {
 			ID    topology.UserID `json:"id"`
@@ -126,7 +128,7 @@ func makeExport(t *testing.T, messages int) string {
 			t.Fatal(err)
 		}
 	}
-	r := rand.New(rand.NewSource(1))
+	r := rand.New(rand.NewPCG(1, 1))
 	type object map[string]any
 	var users []object
 	var ids []string
@@ -143,11 +145,11 @@ func makeExport(t *testing.T, messages int) string {
 		var roots []string
 		days := map[string][]object{}
 		for i := range messages / 5 {
-			at := time.Unix(1_400_000_000+int64(i)*977, int64(r.Intn(1000))*1000).UTC()
+			at := time.Unix(1_400_000_000+int64(i)*977, int64(r.IntN(1000))*1000).UTC()
 			ts := fmt.Sprintf("%d.%06d", at.Unix(), at.Nanosecond()/1000)
-			m := object{"type": "message", "user": ids[r.Intn(len(ids))], "text": fmt.Sprintf("  %d \"quoted\" ünïcode <&> \u2028 %s", i, strings.Repeat("x", r.Intn(200))), "ts": ts}
-			if r.Intn(10) == 0 && len(roots) > 0 {
-				m["thread_ts"] = roots[r.Intn(len(roots))]
+			m := object{"type": "message", "user": ids[r.IntN(len(ids))], "text": fmt.Sprintf("  %d \"quoted\" ünïcode <&> \u2028 %s", i, strings.Repeat("x", r.IntN(200))), "ts": ts}
+			if r.IntN(10) == 0 && len(roots) > 0 {
+				m["thread_ts"] = roots[r.IntN(len(roots))]
 			} else {
 				roots = append(roots, ts)
 			}
@@ -170,10 +172,11 @@ func makeExport(t *testing.T, messages int) string {
 
 // checkImport kills an import again and again, ends it, and compares.
 func checkImport(t *testing.T, d *dev) {
+	t.Helper()
 	file := makeExport(t, 20_000)
 	for n := range 3 {
 		ctx, cancel := context.WithTimeout(step(t), time.Duration(n+1)*700*time.Millisecond)
-		err := d.command(t, ctx, "import", "slack", file, "--workspace", "globex").Run() // killed by -9 when ctx ends
+		err := d.command(ctx, t, "import", "slack", file, "--workspace", "globex").Run() // killed by -9 when ctx ends
 		cancel()
 		t.Logf("import %d ended with %v", n, err)
 	}
@@ -196,6 +199,7 @@ func checkImport(t *testing.T, d *dev) {
 // checkKill posts from both regions, kills -9 in the middle, and wants every
 // acked message back, once.
 func checkKill(t *testing.T, d *dev, dir string) {
+	t.Helper()
 	ch := d.info.Workspaces[0].Channels[0].ID
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex
