@@ -136,9 +136,9 @@ type fake struct {
 	info  regions.Gateway
 	stop  func()
 	hello func(frame.Open) []byte // nil answer: the session is not opened
-	serve http.HandlerFunc        // the HTTP API
 
 	mu     sync.Mutex
+	serve  http.HandlerFunc // the HTTP API
 	conns  []*link.Conn
 	frames []frame.Frame
 	news   chan struct{}
@@ -200,11 +200,14 @@ func (w *world) gatewayWith(t *testing.T, id topology.GatewayID, cell topology.C
 	api := &http3.Server{
 		TLSConfig: http3.ConfigureTLSConfig(bundle.Server(pki.RoleEdge)), QUICConfig: &quic.Config{},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if f.serve == nil {
+			f.mu.Lock()
+			serve := f.serve
+			f.mu.Unlock()
+			if serve == nil {
 				http.Error(w, "nothing here", http.StatusTeapot)
 				return
 			}
-			f.serve(w, r)
+			serve(w, r)
 		}),
 	}
 	work.Go(func() { _ = api.Serve(socket) })
@@ -217,6 +220,13 @@ func (w *world) gatewayWith(t *testing.T, id topology.GatewayID, cell topology.C
 	t.Cleanup(f.stop)
 	w.list(f.info)
 	return f
+}
+
+// answer sets what answers requests.
+func (f *fake) answer(h http.HandlerFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.serve = h
 }
 
 func (f *fake) Frames(c *link.Conn, _ int, fs []frame.Frame) {

@@ -52,14 +52,14 @@ func TestProxy_E4_HeadersAreTheEdges(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t, "gw-1", "eu-1")
 	var s seen
-	g.serve = func(rw http.ResponseWriter, r *http.Request) {
+	g.answer(func(rw http.ResponseWriter, r *http.Request) {
 		s.keep(r)
 		rw.Header().Set("Parley-Epoch", "1")
 		rw.Header().Set("Content-Type", "application/json")
 		rw.Header().Set("Retry-After", "7")
 		rw.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(rw, `{"ok":true}`)
-	}
+	})
 	e := w.edge(t)
 	res := w.request(t, e, "POST", "/api/v1/channels?x=1&y=%2F", `{"name":"a"}`,
 		"Authorization", "Bearer "+w.token(t, "U1"), "parley-user", "UEVIL", "Parley-Workspace", "WEVIL", "PARLEY-ROLE", "admin",
@@ -91,13 +91,13 @@ func TestProxy_HigherEpochWins(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t, "gw-1", "eu-1")
 	var s seen
-	g.serve = func(rw http.ResponseWriter, r *http.Request) {
+	g.answer(func(rw http.ResponseWriter, r *http.Request) {
 		s.keep(r)
 		rw.Header().Set("Parley-Epoch", "4")
 		if r.Header.Get("Parley-Epoch") != "4" {
 			rw.WriteHeader(http.StatusMisdirectedRequest)
 		}
-	}
+	})
 	e := w.edge(t)
 	res := w.request(t, e, "POST", "/api/v1/channels", `{}`, "Authorization", "Bearer "+w.token(t, "U1"))
 	var asked []string
@@ -116,12 +116,12 @@ func TestProxy_HigherEpochWins(t *testing.T) {
 func TestProxy_MovedToAnotherCell(t *testing.T) {
 	w := newWorld(t)
 	g1, g2 := w.gateway(t, "gw-1", "eu-1"), w.gateway(t, "gw-2", "eu-2")
-	g1.serve = func(rw http.ResponseWriter, _ *http.Request) {
+	g1.answer(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Parley-Epoch", "1")
 		rw.WriteHeader(http.StatusMisdirectedRequest)
 		w.table.Prefer(topology.Route{Workspace: "W1", Cell: "eu-2", Epoch: 2})
-	}
-	g2.serve = func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, r.Header.Get("Parley-Epoch")) }
+	})
+	g2.answer(func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, r.Header.Get("Parley-Epoch")) })
 	e := w.edge(t)
 	res := w.request(t, e, "GET", "/api/v1/unread", "", "Authorization", "Bearer "+w.token(t, "U1"))
 	if b := res.body; res.code != http.StatusOK || string(b) != "2" {
@@ -132,7 +132,7 @@ func TestProxy_MovedToAnotherCell(t *testing.T) {
 func TestProxy_NeverShows421(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t, "gw-1", "eu-1")
-	g.serve = func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusMisdirectedRequest) }
+	g.answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusMisdirectedRequest) })
 	e := w.edge(t)
 	res := w.request(t, e, "GET", "/api/v1/unread", "", "Authorization", "Bearer "+w.token(t, "U1"))
 	if res.code != http.StatusServiceUnavailable || res.header.Get("Retry-After") == "" {
@@ -146,10 +146,10 @@ func TestProxy_DeadGateway(t *testing.T) {
 	dead.stop()
 	g := w.gateway(t, "gw-1", "eu-1")
 	var s seen
-	g.serve = func(rw http.ResponseWriter, r *http.Request) {
+	g.answer(func(rw http.ResponseWriter, r *http.Request) {
 		s.keep(r)
 		rw.WriteHeader(http.StatusCreated)
-	}
+	})
 	e := w.edge(t)
 	for _, u := range []topology.UserID{"U1", "U2", "U3", "U4", "U5", "U6"} { // some have the dead one first
 		res := w.request(t, e, "POST", "/api/v1/channels/C1/messages", `{"text":"x"}`, "Authorization", "Bearer "+w.token(t, u))
@@ -180,7 +180,8 @@ func TestProxy_GatewayDiesHalfway(t *testing.T) {
 		}
 		rw.WriteHeader(http.StatusCreated)
 	}
-	g1.serve, g2.serve = die, die
+	g1.answer(die)
+	g2.answer(die)
 	e := w.edge(t)
 	auth := "Bearer " + w.token(t, "U1")
 	res := w.request(t, e, "POST", "/api/v1/channels/C1/messages", `{"text":"x","client_msg_id":"mine"}`, "Authorization", auth)
@@ -227,7 +228,7 @@ func TestProxy_BadRequests(t *testing.T) {
 func TestEdgesAndOpenAPI_NeedNoToken(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t, "gw-1", "eu-1")
-	g.serve = func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, r.URL.Path) }
+	g.answer(func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, r.URL.Path) })
 	w.now.Cells = []regions.Cell{{ID: "eu-9", Region: "eu"}, {ID: "eu-1", Region: "eu"}}
 	w.list()
 	e := w.edge(t)
@@ -255,13 +256,13 @@ func TestCORS(t *testing.T) {
 func TestColdStart(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t, "gw-1", "eu-1")
-	g.serve = func(rw http.ResponseWriter, r *http.Request) {
+	g.answer(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/internal/v1/workspaces" {
 			coldRows(rw, r.URL.Query().Get("after"))
 			return
 		}
 		_, _ = io.WriteString(rw, r.Header.Get("Parley-Epoch"))
-	}
+	})
 	w.unlist("gw-1")
 	w.table = &routes{Table: regions.NewTable("eu")}
 	e := w.edge(t, func(c *edge.Config) {
