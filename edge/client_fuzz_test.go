@@ -35,7 +35,7 @@ func FuzzClientFrame(f *testing.F) {
 		for range 2 {
 			s.take(data)
 		}
-		k.work.Wait()
+		k.writers.Wait()
 		for _, h := range s.held {
 			got := h.build(1)
 			if _, err := frame.Append(nil, got); err != nil {

@@ -90,7 +90,7 @@ func (s *session) flush(scratch []byte) {
 	case err != nil:
 		_ = s.raw.Close() // the reader notices and cleans up
 	case !done:
-		s.owner.work.Go(func() { s.write(rest) })
+		s.owner.write(func() { s.write(rest) })
 	}
 }
 

@@ -24,9 +24,13 @@ type sockets struct {
 	metrics  *metrics
 	log      *slog.Logger
 	upgrader websocket.Upgrader
-	buffers  sync.Pool // *[]byte of joinBytes
-	work     sync.WaitGroup
+	buffers  sync.Pool      // *[]byte of joinBytes
+	work     sync.WaitGroup // readers
 	next     atomic.Uint64
+
+	gate    sync.RWMutex // of what follows: nobody begins to write once over is set
+	writers sync.WaitGroup
+	over    bool
 
 	mu     sync.Mutex
 	all    map[*session]struct{}
@@ -214,4 +218,17 @@ func (k *sockets) closeAll(code uint16, reason string, within time.Duration) {
 	})
 	defer cut.Stop()
 	k.work.Wait()
+	k.gate.Lock()
+	k.over = true
+	k.gate.Unlock()
+	k.writers.Wait()
+}
+
+// write runs a socket's writer, unless all sockets are closed.
+func (k *sockets) write(do func()) {
+	k.gate.RLock()
+	defer k.gate.RUnlock()
+	if !k.over {
+		k.writers.Go(do)
+	}
 }
