@@ -3,7 +3,9 @@ package regions
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"parley/internal/topology"
 )
@@ -31,23 +33,29 @@ func newDigits() *digits {
 	return &d
 }
 
-// pack packs an id; false if it is not W and a canonical ULID.
+// pack packs an id; false if it is not W and a canonical ULID, or is all zeros.
 func (d *digits) pack(ws topology.WorkspaceID) (p packedID, ok bool) {
 	if len(ws) != idLen || ws[0] != 'W' || ws[1] > '7' {
 		return p, false
 	}
-	var hi, lo uint64
-	for i := 1; i < idLen; i++ {
-		v := d[ws[i]]
-		if v == 0xff {
-			return p, false
-		}
-		hi = hi<<5 | lo>>59
-		lo = lo<<5 | uint64(v)
+	// Two halves of twelve characters with one between them, so that the halves do
+	// not wait for each other; 3 + 12 × 5, 5 and 12 × 5 bits.
+	const half = 12
+	mid := d[ws[half+2]]
+	hi, lo := uint64(d[ws[1]]), uint64(0)
+	seen := mid | d[ws[1]]
+	for i := range half {
+		a, b := d[ws[2+i]], d[ws[half+3+i]]
+		hi, lo = hi<<5|uint64(a), lo<<5|uint64(b)
+		seen |= a | b
 	}
+	if seen >= 32 { // one has no value
+		return p, false
+	}
+	hi, lo = hi<<1|uint64(mid)>>4, uint64(mid)<<60|lo
 	binary.BigEndian.PutUint64(p[:8], hi)
 	binary.BigEndian.PutUint64(p[8:], lo)
-	return p, true
+	return p, hi|lo != 0
 }
 
 func (p packedID) id() topology.WorkspaceID {
@@ -77,20 +85,21 @@ const (
 )
 
 type routeShard struct {
-	mu  sync.RWMutex
-	m   map[packedID]entry
+	mu  sync.RWMutex // not needed to look something up in m
+	m   slots
 	odd map[topology.WorkspaceID]entry // ids of another form; none in practice
-	_   [24]byte                       // a cache line each: readers of one shard don't slow those of another
+	_   [64]byte                       // a cache line each: readers of one shard don't slow those of another
 }
 
-// routes is the route table: sharded maps of small values without pointers, so
+// routes is the route table: sharded tables of small values without pointers, so
 // that a million of them cost the garbage collector nothing.
 type routes struct {
 	digits *digits
 	shards [routeShards]routeShard
 
+	cells atomic.Pointer[[]topology.CellID] // never changed, but replaced under mu
+
 	mu      sync.RWMutex // guards what follows; taken after a shard's
-	cells   []topology.CellID
 	byName  map[topology.CellID]uint32
 	learned int
 	count   int
@@ -98,9 +107,7 @@ type routes struct {
 
 func newRoutes() *routes {
 	r := &routes{digits: newDigits(), byName: map[topology.CellID]uint32{}}
-	for i := range r.shards {
-		r.shards[i].m = map[packedID]entry{}
-	}
+	r.cells.Store(new([]topology.CellID))
 	return r
 }
 
@@ -109,13 +116,16 @@ func (r *routes) shardOf(p packedID) *routeShard { return &r.shards[p[15]%routeS
 
 func (r *routes) get(ws topology.WorkspaceID) (topology.Route, bool) {
 	p, packed := r.digits.pack(ws)
-	s := &r.shards[0]
+	var e entry
+	var ok bool
 	if packed {
-		s = r.shardOf(p)
+		e, ok = r.shardOf(p).m.get(p)
+	} else {
+		s := &r.shards[0]
+		s.mu.RLock()
+		e, ok = s.odd[ws]
+		s.mu.RUnlock()
 	}
-	s.mu.RLock()
-	e, ok := s.find(p, packed, ws)
-	s.mu.RUnlock()
 	if !ok {
 		return topology.Route{}, false
 	}
@@ -124,8 +134,7 @@ func (r *routes) get(ws topology.WorkspaceID) (topology.Route, bool) {
 
 func (s *routeShard) find(p packedID, packed bool, ws topology.WorkspaceID) (entry, bool) {
 	if packed {
-		e, ok := s.m[p]
-		return e, ok
+		return s.m.get(p)
 	}
 	e, ok := s.odd[ws]
 	return e, ok
@@ -133,7 +142,7 @@ func (s *routeShard) find(p packedID, packed bool, ws topology.WorkspaceID) (ent
 
 func (s *routeShard) set(p packedID, packed bool, ws topology.WorkspaceID, e entry) {
 	if packed {
-		s.m[p] = e
+		s.m.set(p, e)
 		return
 	}
 	if s.odd == nil {
@@ -144,17 +153,13 @@ func (s *routeShard) set(p packedID, packed bool, ws topology.WorkspaceID, e ent
 
 func (s *routeShard) drop(p packedID, packed bool, ws topology.WorkspaceID) {
 	if packed {
-		delete(s.m, p)
+		s.m.drop(p)
 		return
 	}
 	delete(s.odd, ws)
 }
 
-func (r *routes) cell(i uint32) topology.CellID {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.cells[i]
-}
+func (r *routes) cell(i uint32) topology.CellID { return (*r.cells.Load())[i] }
 
 func (r *routes) intern(c topology.CellID) uint32 {
 	r.mu.RLock()
@@ -168,8 +173,9 @@ func (r *routes) intern(c topology.CellID) uint32 {
 	if i, ok := r.byName[c]; ok {
 		return i
 	}
-	i = uint32(len(r.cells)) //nolint:gosec // cells are few
-	r.cells = append(r.cells, c)
+	cells := append(slices.Clone(*r.cells.Load()), c)
+	i = uint32(len(cells) - 1) //nolint:gosec // cells are few
+	r.cells.Store(&cells)
 	r.byName[c] = i
 	return i
 }
@@ -282,13 +288,17 @@ func (r *routes) sweep(round uint16) int {
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for p, e := range s.m {
+		var gone []packedID
+		for p, e := range s.m.each() {
 			if stale(e) {
-				delete(s.m, p)
+				gone = append(gone, p)
 				r.untally(e)
-				n++
 			}
 		}
+		for _, p := range gone {
+			s.m.drop(p)
+		}
+		n += len(gone)
 		for ws, e := range s.odd {
 			if stale(e) {
 				delete(s.odd, ws)
@@ -324,8 +334,8 @@ func (r *routes) all() iter.Seq[topology.Route] {
 func (r *routes) copyShard(s *routeShard, wanted func(entry) bool) []topology.Route {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	out := make([]topology.Route, 0, len(s.m)+len(s.odd))
-	for p, e := range s.m {
+	out := make([]topology.Route, 0, s.m.used+len(s.odd))
+	for p, e := range s.m.each() {
 		if wanted(e) {
 			out = append(out, topology.Route{Workspace: p.id(), Cell: r.cell(e.cell), Epoch: e.epoch})
 		}
