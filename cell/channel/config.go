@@ -53,6 +53,11 @@ type Config struct {
 	// BeaconEvery is how often every shard's head changes are told: 1 ms to 5 s.
 	// Less costs messages, more is how long the loss of a live event goes unseen.
 	BeaconEvery time.Duration
+	// PostsPerS and PostsBurst bound the posts of one workspace at this server: 0, no
+	// limit, to 1,000,000 a second, sustained, and 1 to 10,000,000 at once. What is
+	// above is refused with kind Exhausted. Repeats of posts that are there are free.
+	PostsPerS  float64
+	PostsBurst int
 }
 
 // Default is a config that suits a cell of any size, without ids.
@@ -84,6 +89,8 @@ func (c Config) Validate() error {
 	check(c.CheckTTL >= 0 && c.CheckTTL <= 2*time.Second, "check_ttl: 0 to 2 s")
 	check(c.CommitMax >= time.Second && c.CommitMax <= time.Minute, "commit_max: 1 s to 1 min")
 	check(c.BeaconEvery >= time.Millisecond && c.BeaconEvery <= 5*time.Second, "beacon_every: 1 ms to 5 s")
+	check(c.PostsPerS >= 0 && c.PostsPerS <= 1_000_000, "posts_per_s: 0 to 1000000")
+	check(c.PostsPerS == 0 || c.PostsBurst >= 1 && c.PostsBurst <= 10_000_000, "posts_burst: 1 to 10000000")
 	return errors.Join(errs...)
 }
 

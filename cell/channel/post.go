@@ -61,6 +61,9 @@ func (s *Server) post(ctx context.Context, p Post) (change.Change, error) {
 	if w.known.change != nil {
 		return w.again(*w.known.change)
 	}
+	if err := s.quotas.take(p.Channel.Workspace, time.Now()); err != nil {
+		return change.Change{}, err
+	}
 	if p.Root != "" {
 		if w.root, err = r.findRoot(ctx, p.Root, info.Number); err != nil {
 			return change.Change{}, err

@@ -212,3 +212,21 @@ func TestPost_MentionsAreResolved(t *testing.T) {
 		}
 	}
 }
+
+func TestPost_AWorkspaceHasAQuota(t *testing.T) {
+	c := newCell(t)
+	s := c.start("cs-1", func(cfg *channel.Config, _ *channel.Deps) { cfg.PostsPerS, cfg.PostsBurst = 0.001, 3 })
+	ref, other := c.channel(1, "U1"), c.channel(2, "U1")
+	first := c.post(ref, "U1", "1", "k1")
+	c.post(other, "U1", "2", "k2")
+	c.post(ref, "U1", "3", "k3")
+	_, err := s.Post(c.ctx(), channel.Post{Channel: other, Author: "U1", Text: "4", Key: "k4"})
+	wantKind(t, err, problem.Exhausted)
+	if p, ok := errors.AsType[*problem.Error](err); !ok || p.RetryAfter <= 0 {
+		t.Errorf("it does not say when to come back: %v", err)
+	}
+	again, err := s.Post(c.ctx(), channel.Post{Channel: ref, Author: "U1", Text: "1", Key: "k1"})
+	if err != nil || again.ID != first.ID {
+		t.Errorf("a repeat got %+v, %v", again, err)
+	}
+}

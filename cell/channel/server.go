@@ -24,6 +24,7 @@ type Server struct {
 	now     func() time.Time
 	log     *slog.Logger
 	checks  *checks
+	quotas  *quotas
 	metrics *metrics
 	peers   atomic.Pointer[Cluster]
 
@@ -83,8 +84,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, deps: deps, now: deps.Now, log: deps.Logger.With("server", cfg.ID), metrics: newMetrics(cfg.ID),
-		checks: newChecks(deps.Directory, cfg.CheckTTL, deps.Now),
-		wake:   make(chan struct{}, 1), tidy: make(chan struct{}, 1),
+		checks: newChecks(deps.Directory, cfg.CheckTTL, deps.Now), quotas: newQuotas(cfg.PostsPerS, cfg.PostsBurst),
+		wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1),
 		freed: map[topology.Shard]topology.Token{},
 	}
 	if deps.Peers != nil {

@@ -154,10 +154,10 @@ func (w *world) foundPlaces(ctx context.Context) error {
 	return nil
 }
 
-// foundWorkspaces places the swarm's workspace and, apart from it, the control's.
+// foundWorkspaces places the swarm's workspace and its noisy neighbour, and, apart
+// from them, the control's.
 func (w *world) foundWorkspaces(ctx context.Context) error {
-	for i, slug := range []string{swarmHome, controlled} {
-		r := w.regions[i]
+	for slug, r := range map[string]region{swarmHome: w.regions[0], controlled: w.regions[1], noisyHome: w.regions[0]} {
 		if _, err := w.cli(ctx, "workspace", "create", "--slug", slug, "--region", string(r.id), "--pin", string(r.cell.id)); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ const (
 	opMax      = 60 * time.Second
 	swarmHome  = "acme"
 	controlled = "globex"
+	noisyHome  = "initech" // in the swarm's cell
 )
 
 // crew is the people of one drill: the swarm, and the history that it writes.

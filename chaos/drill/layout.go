@@ -187,6 +187,7 @@ func (l *layout) cellConfig(r region) (string, error) {
 	}
 	c := roles.DefaultCell()
 	c.Process = l.process(string(r.cell.id), certs, r.cell.admin)
+	c.WorkspacePostsPerS = quota
 	c.ID, c.Region, c.Etcd, c.Servers = r.cell.id, r.id, r.etcdClients(), r.cell.servers
 	for _, g := range r.cell.gateways {
 		c.Gateways = append(c.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.linkVia, APIAddr: g.apiVia, LinkListen: g.link, APIListen: g.api})

@@ -42,6 +42,10 @@ type Cell struct {
 	Etcd     []string            `yaml:"etcd" doc:"the region's etcd: host:port, comma-separated"`
 	Servers  []topology.ServerID `yaml:"servers" doc:"names of its channel servers, comma-separated"`
 	Gateways []Gateway           `yaml:"gateways"`
+	// WorkspacePostsPerS is a workspace's quota in this cell: 0, no limit, to 100,000.
+	// Less slows communities down on a busy day, more lets one take its neighbours'
+	// share. Twice as many may come at once.
+	WorkspacePostsPerS int `yaml:"workspace_posts_per_s" doc:"posts a second of one workspace; 0 is no limit"`
 }
 
 // Gateway is one gateway's addresses, all UDP.
@@ -55,7 +59,16 @@ type Gateway struct {
 }
 
 // DefaultCell is a Cell without names and addresses.
-func DefaultCell() Cell { return Cell{Process: Process{DrainMax: drainNormal}} }
+func DefaultCell() Cell {
+	return Cell{Process: Process{DrainMax: drainNormal}, WorkspacePostsPerS: quotaNormal}
+}
+
+// quotaNormal is some 30 times what a community of 100,000 people posts at its
+// busiest.
+const (
+	quotaNormal = 10_000
+	quotaMost   = 100_000
+)
 
 // partsMax bounds the gateways, and the channel servers, of one process.
 const partsMax = 64
@@ -69,6 +82,7 @@ func (c Cell) Validate() error {
 	f.check(len(c.Etcd) > 0, "etcd", "must name the region's etcd")
 	f.check(len(c.Servers) > 0 && len(c.Servers) <= partsMax, "servers", "must name 1 to %d channel servers", partsMax)
 	f.check(len(c.Gateways) > 0 && len(c.Gateways) <= partsMax, "gateways", "must name 1 to %d gateways", partsMax)
+	f.check(c.WorkspacePostsPerS >= 0 && c.WorkspacePostsPerS <= quotaMost, "workspace_posts_per_s", "must be 0 to %d", quotaMost)
 	names := map[string]bool{}
 	once := func(field, name string) {
 		f.check(name != "" && !names[name], field, "%q is empty or there twice", name)
@@ -199,6 +213,9 @@ func (w *cell) addSwitch(name string, parts func() ([]lifecycle.Part, error)) {
 func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
 	cfg := channel.Default()
 	cfg.ID, cfg.Cell = id, w.ID
+	// A workspace's channels are spread over all servers, and a busy one may be most
+	// of its load: each server lets the whole quota pass.
+	cfg.PostsPerS, cfg.PostsBurst = float64(w.WorkspacePostsPerS), 2*w.WorkspacePostsPerS
 	s, err := channel.New(cfg, channel.Deps{
 		Log: msglog.Breakable(w.db.Log(), id), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
 		Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
