@@ -271,7 +271,10 @@ func (g *Gateway) Connections() int {
 // accept takes an edge's link. Links of the same edge's former runs are dead.
 //
 //nolint:ireturn // link asks for its Handler
-func (g *Gateway) accept(h frame.Hello, _ pki.Identity) (frame.Welcome, link.Handler, error) {
+func (g *Gateway) accept(h frame.Hello, id pki.Identity) (frame.Welcome, link.Handler, error) {
+	if id.Name != string(h.Edge) || id.Region != h.Region { // its next run ends the links of this one
+		return frame.Welcome{}, nil, problem.New(problem.Denied, "the edge calls itself %s of %s, its certificate is of %s of %s", h.Edge, h.Region, id.Name, id.Region)
+	}
 	p := newPeer(g, h)
 	g.mu.Lock()
 	defer g.mu.Unlock()

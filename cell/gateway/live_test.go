@@ -13,6 +13,8 @@ import (
 	"parley/cell/directory"
 	"parley/cell/gateway"
 	"parley/cell/router"
+	"parley/internal/link"
+	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
@@ -379,4 +381,18 @@ func TestGateway_LaterRunOfAnEdgeEndsTheFormer(t *testing.T) {
 	c.edge(g, 2)
 	s.see("the former link is closed", func() bool { return old.closed })
 	eventually(t, "its sessions are gone", func() bool { return g.Connections() == 0 })
+}
+
+// An edge is who its certificate says: else one could end another's links.
+func TestGateway_AnEdgeIsWhoItsCertificateSays(t *testing.T) {
+	c := newCell(t)
+	g := c.gateway("gw")
+	b, err := c.ca.Issue(pki.Identity{Region: "eu", Role: pki.RoleEdge, Name: "eu-edge-2"}, []string{"127.0.0.1"})
+	c.must(err)
+	for _, h := range []frame.Hello{{Edge: "eu-edge-1", Region: "eu", Incarnation: 9}, {Edge: "eu-edge-2", Region: "us", Incarnation: 9}} {
+		_, _, err := link.Dial(c.ctx(), link.DialConfig{Addr: g.LinkAddr(), TLS: b.Client(pki.RoleGateway), Handler: &edge{tb: t}, Log: quiet(), Hello: h})
+		if err == nil || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("%s of %s got %v", h.Edge, h.Region, err)
+		}
+	}
 }
