@@ -99,8 +99,8 @@ func (c *Client) do(ctx context.Context, r call, out any) error {
 		if err == nil || try+1 == triesMax || !again(err, r.repeatable) {
 			return err
 		}
-		if err := pause(ctx, max(wait, backoff(try))); err != nil {
-			return err
+		if pause(ctx, max(wait, backoff(try))) != nil {
+			return err // it says more than the end of the time
 		}
 	}
 }
@@ -134,8 +134,8 @@ func (c *Client) once(ctx context.Context, r call, body []byte, out any) (time.D
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
+		if ctx.Err() != nil { // it may have been done
+			return 0, problem.Wrap(ctx.Err(), problem.Unknown, "%s did not answer in the time there was", c.base.Host)
 		}
 		return 0, problem.Wrap(err, problem.Unknown, "%s did not answer", c.base.Host)
 	}

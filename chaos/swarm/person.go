@@ -72,7 +72,7 @@ func (p *person) run(ctx, talk context.Context) {
 			p.saw(e)
 		}
 	})
-	all.Go(func() { p.markNowAndThen(talk) })
+	all.Go(func() { p.markNowAndThen(ctx, talk) })
 	for {
 		select {
 		case t := <-p.queue:
@@ -180,12 +180,13 @@ func (p *person) saw(e client.Event) {
 // markEvery is how often a person marks what it has seen as read.
 const markEvery = 3 * time.Second
 
-func (p *person) markNowAndThen(ctx context.Context) {
+// markNowAndThen marks until the talk ends; a mark under way then is carried on.
+func (p *person) markNowAndThen(ctx, talk context.Context) {
 	t := time.NewTicker(markEvery)
 	defer t.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-talk.Done():
 			return
 		case <-t.C:
 		}
