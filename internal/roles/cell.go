@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -17,10 +16,7 @@ import (
 	"parley/cell/directory"
 	"parley/cell/gateway"
 	"parley/cell/msglog"
-	"parley/cell/pebbledb"
-	"parley/cell/presence"
 	"parley/cell/roster"
-	"parley/cell/router"
 	"parley/cell/unread"
 	"parley/cell/worker"
 	"parley/internal/admin"
@@ -109,14 +105,11 @@ type cell struct {
 	registry *regions.Registry
 	metrics  *metricSet
 
-	db       *pebbledb.DB
-	rows     *directory.Directory
+	*stores
 	cached   *directory.Cache
-	bus      *router.Local
 	servers  *channel.Cluster
 	unread   *unread.Counter
 	roster   *roster.Roster
-	presence presence.Store
 	handler  http.Handler
 	tap      tap
 	parts    []lifecycle.Part
@@ -153,14 +146,10 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, w.tap.close()) }()
-	if w.db, err = pebbledb.Open(pebbledb.Config{Dir: filepath.Join(c.Dir, "store"), Log: w.log}); err != nil {
+	if w.stores, err = c.openStores(ctx, w.log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.db.Close()) }()
-	if w.rows, err = directory.Open(ctx, filepath.Join(c.Dir, "directory.db"), time.Now, w.log); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, w.rows.Close()) }()
+	defer func() { err = errors.Join(err, w.stores.close()) }()
 	for _, wire := range []func() error{w.wireRegistry, w.wireServers, w.wireServices, w.wireWorkers, w.wireGateways} {
 		if err := wire(); err != nil {
 			return err
@@ -170,32 +159,19 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	return c.serve(ctx, ready, a, w.log, w.parts)
 }
 
-// watchStore ends the cell when its store has failed for good: a restart finds
-// out what is on disk.
-func (w *cell) watchStore(ctx context.Context, ready func()) error {
-	ready()
-	select {
-	case <-w.db.Failed():
-		return w.db.Err()
-	case <-ctx.Done():
-		return nil
-	}
-}
-
 func (w *cell) add(p lifecycle.Part) { w.parts = append(w.parts, p) }
 
 func (w *cell) wireRegistry() (err error) {
 	w.registry, err = regions.Open(regions.Config{
 		Region: w.Region, Endpoints: w.Etcd, TLS: w.identity.Client(pki.RoleEtcd), Dir: w.Dir, WithoutRoutes: true, Log: w.log,
 	})
-	w.add(lifecycle.Part{Name: "store", Run: w.watchStore})
+	w.add(lifecycle.Part{Name: "store", Run: w.stores.watch})
 	w.add(lifecycle.Part{Name: "registry", Run: w.registry.Run})
 	return err
 }
 
 // wireServers makes the channel servers; each is registered once it serves.
 func (w *cell) wireServers() error {
-	w.bus = router.NewLocal(router.LocalConfig{})
 	w.servers = channel.NewCluster(channel.ClusterConfig{Cell: w.ID, Logger: w.log})
 	w.cached = directory.NewCache(w.rows, directory.CacheConfig{})
 	for _, id := range w.Servers {
@@ -217,7 +193,7 @@ func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
 	// of its load: each server lets the whole quota pass.
 	cfg.PostsPerS, cfg.PostsBurst = float64(w.WorkspacePostsPerS), 2*w.WorkspacePostsPerS
 	s, err := channel.New(cfg, channel.Deps{
-		Log: msglog.Breakable(w.db.Log(), id), History: w.db.History(), Events: w.db.Events(), Bus: w.bus,
+		Log: msglog.Breakable(w.messages, id), History: w.history, Events: w.events, Bus: w.bus,
 		Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
 		Metrics: w.metrics.of(string(id)), Tap: w.tap.of(id),
 	})
@@ -251,19 +227,18 @@ func (w *cell) liveServers() []topology.ServerID {
 }
 
 func (w *cell) wireServices() error {
-	w.presence = presence.NewMemory(time.Now)
-	w.unread = unread.New(w.cached, w.servers, w.db.ReadState(), w.bus)
+	w.unread = unread.New(w.cached, w.servers, w.marks, w.bus)
 	w.roster = roster.New(roster.Config{}, w.cached, w.servers, w.bus, time.Now, w.log)
 	w.add(lifecycle.Part{Name: "roster", Run: w.roster.Run})
 	w.handler = api.Handler(api.Deps{
 		Cell: w.ID, Directory: w.cached, Rooms: w.cached, Roster: w.roster, Channels: w.servers, Unread: w.unread,
-		Marks: w.db.ReadState(), Keys: w.registry.Keys, Now: time.Now, Log: w.log,
+		Marks: w.marks, Keys: w.registry.Keys, Now: time.Now, Log: w.log,
 	})
 	return nil
 }
 
 func (w *cell) wireWorkers() error {
-	mentions, err := worker.NewMentions(w.db.Events(), worker.FromLog(w.db.Log()), w.db.ReadState(), w.log)
+	mentions, err := worker.NewMentions(w.events, worker.FromLog(w.messages), w.marks, w.log)
 	if err != nil {
 		return err
 	}
