@@ -52,6 +52,7 @@ func Check() *cobra.Command {
 			"Exit codes: 0 all is well, 1 a promise was broken, 6 there was too little to be sure.",
 		Args: cobra.MinimumNArgs(1),
 	}
+	cmd.AddCommand(checkStores())
 	f := cmd.Flags()
 	f.StringVar(&o.Key, "key", history.DefaultKey, "key of the seals in the messages")
 	f.IntVar(&o.MinPosts, "min-posts", 0, "posts that must be acked during a fault (default 20)")
