@@ -59,7 +59,8 @@ type logged struct {
 	mentions *counted
 }
 
-// readLog reads the channel's log from its beginning: revs and seqs are 1, 2, 3 …
+// readLog reads the channel's log from its beginning: revs and seqs are
+// without gaps.
 func (c *comparison) readLog(ctx context.Context, l *logged) error {
 	for {
 		rows, err := c.Log.Tail(ctx, l.ref, l.head+1, page)
@@ -164,19 +165,9 @@ func (c *comparison) compareThreads(ctx context.Context, l *logged) error {
 		if root > l.before && root <= l.headSeq() {
 			id = l.top[root-l.before-1].id
 		}
-		var got []digest
-		for after := topology.Seq(0); ; {
-			ms, err := c.History.Thread(ctx, l.ref, root, after, page)
-			if err != nil {
-				return err
-			}
-			if len(ms) == 0 {
-				break
-			}
-			for i := range ms {
-				got = append(got, digestOf(&ms[i].Change))
-				after = ms[i].Seq
-			}
+		got, err := c.thread(ctx, l.ref, root)
+		if err != nil {
+			return err
 		}
 		if older := len(got) - len(want); older < 0 || (l.before == 0 && older > 0) {
 			c.report.add(InHistory, l.ref.Channel, "the thread of %s (seq %d) has %d replies, the log %d", id, root, len(got), len(want))
@@ -189,4 +180,18 @@ func (c *comparison) compareThreads(ctx context.Context, l *logged) error {
 		}
 	}
 	return nil
+}
+
+// thread reads a thread, page by page.
+func (c *comparison) thread(ctx context.Context, ref topology.ChannelRef, root topology.Seq) (all []digest, err error) {
+	for after := topology.Seq(0); ; {
+		ms, err := c.History.Thread(ctx, ref, root, after, page)
+		if err != nil || len(ms) == 0 {
+			return all, err
+		}
+		for i := range ms {
+			all = append(all, digestOf(&ms[i].Change))
+			after = ms[i].Seq
+		}
+	}
 }

@@ -2,6 +2,7 @@ package agree
 
 import (
 	"context"
+	"slices"
 
 	"parley/cell/change"
 	"parley/cell/readstate"
@@ -23,12 +24,10 @@ func (n *counted) add(ch *change.Change, seq topology.Seq) {
 	if seq <= n.before {
 		return
 	}
-	for _, u := range ch.Mentions {
-		if u == change.MentionAll {
-			n.all++
-			n.allBy[ch.Author]++
-			return
-		}
+	if slices.Contains(ch.Mentions, change.MentionAll) {
+		n.all++
+		n.allBy[ch.Author]++
+		return
 	}
 	for _, u := range ch.Mentions {
 		if u != ch.Author {

@@ -53,7 +53,7 @@ func build(ctx context.Context, cfg Config) (w *world, err error) {
 		},
 		func(ctx context.Context) error { return w.start(ctx, w.controlNames()...) },
 		w.foundPlaces,
-		func(ctx context.Context) error { return w.start(ctx, "eu-1", "us-1", "eu-edge-1", "us-edge-1") },
+		func(ctx context.Context) error { return w.start(ctx, w.servingNames()...) },
 		w.foundWorkspaces,
 	} {
 		if err := step(ctx); err != nil {
@@ -70,12 +70,15 @@ func (w *world) define() error {
 		if err := w.defineEtcd(r); err != nil {
 			return err
 		}
-		file, err := w.cellConfig(r)
-		if err != nil {
-			return err
+		for _, u := range r.cell.units {
+			file, err := w.cellConfig(r, u)
+			if err != nil {
+				return err
+			}
+			w.define1(u.name, "cell", file, u.admin)
 		}
-		w.define1(string(r.cell.id), "cell", file, r.cell.admin)
-		if file, err = w.edgeConfig(r); err != nil {
+		file, err := w.edgeConfig(r)
+		if err != nil {
 			return err
 		}
 		w.define1(string(r.edge.id), "edge", file, r.edge.admin)

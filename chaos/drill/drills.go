@@ -25,10 +25,9 @@ type Drill struct {
 	Do  func(ctx context.Context, w *world) error
 }
 
-// The cell, and the processes, that faults hit. The control swarm lives in the
+// The parts and processes that faults hit. The control swarm lives in the
 // other region.
 const (
-	target     = "eu-1"
 	targetEdge = "eu-edge-1"
 	gatewayOne = "eu-1-gw-1"
 	serverOne  = "eu-1-cs-1"
@@ -67,7 +66,7 @@ func Drills() []Drill { //nolint:funlen // a table
 			Do: removeUnderLoad,
 		}, {
 			Name: "cell-kill", Title: "a whole cell is killed and started again", Row: "14", P99: 15 * time.Second, Max: 30 * time.Second,
-			Do: func(ctx context.Context, w *world) error { return w.killAndRestart(ctx, 0, target) },
+			Do: func(ctx context.Context, w *world) error { return w.killAndRestart(ctx, 0, w.targetCell().names()...) },
 		}, {
 			Name: "edge-kill", Title: "an edge is killed", Row: "20", Short: true, P99: 3 * time.Second, Max: 8 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.killAndRestart(ctx, 6*time.Second, targetEdge) },
@@ -119,10 +118,10 @@ func Drills() []Drill { //nolint:funlen // a table
 }
 
 func losePublish(ctx context.Context, w *world) error {
-	if err := w.arm(ctx, target, failpoint.Order{Name: failpoint.ChannelPublish, Do: "drop", Count: 1}); err != nil {
+	if err := w.arm(ctx, failpoint.Order{Name: failpoint.ChannelPublish, Do: "drop", Count: 1}); err != nil {
 		return err
 	}
-	if err := w.untilHit(ctx, target); err != nil {
+	if err := w.untilHit(ctx); err != nil {
 		return err
 	}
 	w.silence()
@@ -130,7 +129,7 @@ func losePublish(ctx context.Context, w *world) error {
 }
 
 func loseNotice(ctx context.Context, w *world) error {
-	if err := w.arm(ctx, target, failpoint.Order{Name: failpoint.RosterNotice, Do: "drop", Count: 1}); err != nil {
+	if err := w.arm(ctx, failpoint.Order{Name: failpoint.RosterNotice, Do: "drop", Count: 1}); err != nil {
 		return err
 	}
 	ch, err := w.privateChannel(ctx, 0, []int{1})
@@ -180,7 +179,7 @@ func stallLeader(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	if err := w.arm(ctx, leader, failpoint.Order{Name: failpoint.RaftAppend, Do: "block"}); err != nil {
+	if err := w.armIn(ctx, leader, failpoint.Order{Name: failpoint.RaftAppend, Do: "block"}); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -219,24 +218,24 @@ func stepClocks(ctx context.Context, w *world) error {
 		{Name: failpoint.ClockName, Of: serverOne, Do: "shift", For: "10m"},
 		{Name: failpoint.ClockName, Of: serverTwo, Do: "shift", For: "-10m"},
 	} {
-		if err := w.arm(ctx, target, o); err != nil {
+		if err := w.arm(ctx, o); err != nil {
 			return err
 		}
 	}
 	if err := w.wait(ctx, 4*time.Second); err != nil {
 		return err
 	}
-	return w.mend(ctx, target)
+	return w.mend(ctx)
 }
 
 func fillDisk(ctx context.Context, w *world) error {
-	if err := w.arm(ctx, target, failpoint.Order{Name: failpoint.DiskRoom, Do: "error"}); err != nil {
+	if err := w.arm(ctx, failpoint.Order{Name: failpoint.DiskRoom, Do: "error"}); err != nil {
 		return err
 	}
 	if err := w.wait(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	return errors.Join(w.untilHit(ctx, target), w.mend(ctx, target))
+	return errors.Join(w.untilHit(ctx), w.mend(ctx))
 }
 
 // hits is how often the failpoints of a process were used.

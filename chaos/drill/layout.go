@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 
@@ -38,9 +39,29 @@ type etcdMember struct{ name, client, peer string }
 
 type cell struct {
 	id       topology.CellID
-	admin    string
+	units    []unit
 	gateways []gateway
 	servers  []topology.ServerID
+}
+
+// unit is one process of a cell, and what is in it.
+type unit struct {
+	name, admin string
+	gateways    []gateway
+	servers     []topology.ServerID
+}
+
+// hosts reports whether a gateway or channel server is in the process.
+func (u unit) hosts(part string) bool {
+	return slices.Contains(u.servers, topology.ServerID(part)) ||
+		slices.ContainsFunc(u.gateways, func(g gateway) bool { return string(g.id) == part })
+}
+
+func (c cell) names() (out []string) {
+	for _, u := range c.units {
+		out = append(out, u.name)
+	}
+	return out
 }
 
 // gateway's addresses are where it listens; the relayed ones where edges reach it.
@@ -71,7 +92,7 @@ func newLayout(ctx context.Context, dir string) (*layout, error) {
 	defer p.letGo()
 	l := &layout{dir: dir, token: "pot_drill"}
 	for _, id := range []topology.RegionID{"eu", "us"} {
-		r := region{id: id, cell: cell{id: topology.CellID(id + "-1"), admin: p.tcp()}}
+		r := region{id: id, cell: cell{id: topology.CellID(id + "-1")}}
 		for i := range membersOfThree {
 			r.etcd = append(r.etcd, etcdMember{fmt.Sprintf("etcd-%s-%d", id, i+1), p.tcp(), p.tcp()})
 		}
@@ -83,6 +104,7 @@ func newLayout(ctx context.Context, dir string) (*layout, error) {
 		for i := range serversEach {
 			r.cell.servers = append(r.cell.servers, topology.ServerID(fmt.Sprintf("%s-cs-%d", r.cell.id, i+1)))
 		}
+		r.cell.units = []unit{{name: string(r.cell.id), admin: p.tcp(), gateways: r.cell.gateways, servers: r.cell.servers}}
 		r.edge = edge{id: topology.EdgeID(id + "-edge-1"), listen: p.tcp(), admin: p.tcp()}
 		l.regions = append(l.regions, r)
 	}
@@ -180,19 +202,19 @@ func (r region) etcdClients() (out []string) {
 	return out
 }
 
-func (l *layout) cellConfig(r region) (string, error) {
-	certs, err := l.certs(pki.Identity{Region: r.id, Cell: r.cell.id, Role: pki.RoleGateway, Name: string(r.cell.id)})
+func (l *layout) cellConfig(r region, u unit) (string, error) {
+	certs, err := l.certs(pki.Identity{Region: r.id, Cell: r.cell.id, Role: pki.RoleGateway, Name: u.name})
 	if err != nil {
 		return "", err
 	}
 	c := roles.DefaultCell()
-	c.Process = l.process(string(r.cell.id), certs, r.cell.admin)
+	c.Process = l.process(u.name, certs, u.admin)
 	c.WorkspacePostsPerS = quota
-	c.ID, c.Region, c.Etcd, c.Servers = r.cell.id, r.id, r.etcdClients(), r.cell.servers
-	for _, g := range r.cell.gateways {
+	c.ID, c.Region, c.Etcd, c.Servers = r.cell.id, r.id, r.etcdClients(), u.servers
+	for _, g := range u.gateways {
 		c.Gateways = append(c.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.linkVia, APIAddr: g.apiVia, LinkListen: g.link, APIListen: g.api})
 	}
-	return l.write(string(r.cell.id), c)
+	return l.write(u.name, c)
 }
 
 func (l *layout) edgeConfig(r region) (string, error) {

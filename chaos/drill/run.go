@@ -191,14 +191,7 @@ func judge(d Drill, files ...string) (check.Report, error) {
 func (w *world) heal(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startMax)
 	defer cancel()
-	for _, r := range w.regions {
-		for _, name := range []string{string(r.cell.id), string(r.edge.id)} {
-			if err := w.untilReady(ctx, name); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range w.controlNames() {
+	for _, name := range append(w.servingNames(), w.controlNames()...) {
 		if err := w.untilReady(ctx, name); err != nil {
 			return err
 		}
@@ -219,15 +212,17 @@ func (w *world) untilReady(ctx context.Context, name string) error {
 	}
 }
 
-// appendFile is a cell's append log, which a test build writes.
-func (w *world) appendFile(cell string) string { return filepath.Join(w.dir, cell, "append.jsonl") }
+// appendFile is the append log of a cell's process, which a test build writes.
+func (w *world) appendFile(name string) string { return filepath.Join(w.dir, name, "append.jsonl") }
 
 // appendsFrom is how far the cells' append logs have come.
 func (w *world) appendsFrom() map[string]int64 {
 	out := map[string]int64{}
 	for _, r := range w.regions {
-		if info, err := os.Stat(w.appendFile(string(r.cell.id))); err == nil {
-			out[string(r.cell.id)] = info.Size()
+		for _, name := range r.cell.names() {
+			if info, err := os.Stat(w.appendFile(name)); err == nil {
+				out[name] = info.Size()
+			}
 		}
 	}
 	return out
@@ -242,8 +237,8 @@ func (w *world) copyAppends(name string, from map[string]int64) (file string, er
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	buffered := bufio.NewWriter(out)
-	for cell, at := range from {
-		if err := copyFrom(buffered, w.appendFile(cell), at); err != nil {
+	for process, at := range from {
+		if err := copyFrom(buffered, w.appendFile(process), at); err != nil {
 			return "", err
 		}
 	}

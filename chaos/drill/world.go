@@ -17,7 +17,6 @@ import (
 
 	"parley/chaos/fault"
 	"parley/chaos/process"
-	"parley/internal/failpoint"
 	"parley/internal/topology"
 )
 
@@ -88,6 +87,14 @@ func (w *world) kill(names ...string) error {
 	return nil
 }
 
+// servingNames are the processes of all cells and edges.
+func (w *world) servingNames() (out []string) {
+	for _, r := range w.regions {
+		out = append(append(out, r.cell.names()...), string(r.edge.id))
+	}
+	return out
+}
+
 // start starts processes that have ended, all at once: some are ready only when
 // the others are there.
 func (w *world) start(ctx context.Context, names ...string) error {
@@ -108,15 +115,15 @@ func (w *world) start(ctx context.Context, names ...string) error {
 	return errors.Join(errs...)
 }
 
-// killAndRestart kills a process, and starts it again after a while.
-func (w *world) killAndRestart(ctx context.Context, after time.Duration, name string) error {
-	if err := w.kill(name); err != nil {
+// killAndRestart kills processes, and starts them again after a while.
+func (w *world) killAndRestart(ctx context.Context, after time.Duration, names ...string) error {
+	if err := w.kill(names...); err != nil {
 		return err
 	}
 	if err := w.wait(ctx, after); err != nil {
 		return err
 	}
-	return w.start(ctx, name)
+	return w.start(ctx, names...)
 }
 
 func (w *world) terminateAndRestart(ctx context.Context, name string) error {
@@ -171,10 +178,12 @@ func (w *world) forgetDisk(name string) error {
 // adminOf is where a process takes orders.
 func (w *world) adminOf(name string) string {
 	for _, r := range w.regions {
-		switch name {
-		case string(r.cell.id):
-			return "http://" + r.cell.admin
-		case string(r.edge.id):
+		for _, u := range r.cell.units {
+			if u.name == name {
+				return "http://" + u.admin
+			}
+		}
+		if string(r.edge.id) == name {
 			return "http://" + r.edge.admin
 		}
 	}
@@ -212,12 +221,6 @@ func (w *world) call(ctx context.Context, method, name, path string, body any) (
 	return out, err
 }
 
-// order stops, starts or crashes a part of the cell that is drilled.
-func (w *world) order(ctx context.Context, part, do string) error {
-	_, err := w.call(ctx, http.MethodPost, target, "/parts/"+part+"/"+do, nil)
-	return err
-}
-
 func (w *world) crashAndRestart(ctx context.Context, part string, after time.Duration) error {
 	return w.offAndOn(ctx, part, "crash", after)
 }
@@ -234,54 +237,6 @@ func (w *world) offAndOn(ctx context.Context, part, how string, after time.Durat
 		return err
 	}
 	return w.order(ctx, part, "start")
-}
-
-// arm sets a failpoint.
-func (w *world) arm(ctx context.Context, name string, o failpoint.Order) error {
-	_, err := w.call(ctx, http.MethodPost, name, "/failpoints", o)
-	return err
-}
-
-// mend takes all failpoints of a process back.
-func (w *world) mend(ctx context.Context, name string) error {
-	_, err := w.call(ctx, http.MethodDelete, name, "/failpoints", nil)
-	return err
-}
-
-// untilHit waits until a failpoint of a process was used: a fault that nobody met
-// shows nothing.
-func (w *world) untilHit(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, orderMax)
-	defer cancel()
-	for {
-		b, err := w.call(ctx, http.MethodGet, name, "/failpoints", nil)
-		if err != nil {
-			return err
-		}
-		if n, err := hits(b); err != nil || n > 0 {
-			return err
-		}
-		if err := w.wait(ctx, 2*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
-
-// pauseServer lets a channel server stand still for longer than it takes others to
-// find out.
-func (w *world) pauseServer(ctx context.Context, clock bool) error {
-	if clock {
-		if err := w.arm(ctx, target, failpoint.Order{Name: failpoint.ClockName, Of: serverOne, Do: "freeze"}); err != nil {
-			return err
-		}
-	}
-	if err := w.arm(ctx, target, failpoint.Order{Name: failpoint.Everywhere, Of: serverOne, Do: "block"}); err != nil {
-		return err
-	}
-	if err := w.wait(ctx, 7*time.Second); err != nil {
-		return err
-	}
-	return errors.Join(w.untilHit(ctx, target), w.mend(ctx, target))
 }
 
 // cli runs parley's command line as an operator would.

@@ -26,6 +26,6 @@ func CompareStores(ctx context.Context, c Cell, log *slog.Logger, progress func(
 	if err != nil {
 		return agree.Report{}, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.closeAll()) }()
 	return agree.Compare(ctx, agree.Stores{Directory: s.rows, Log: s.messages, History: s.history, Events: s.events, Marks: s.marks}, progress)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"parley/cell/directory"
@@ -41,7 +42,7 @@ func (c Cell) openStores(ctx context.Context, log *slog.Logger) (_ *stores, err 
 	s := &stores{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close())
+			err = errors.Join(err, s.closeAll())
 		}
 	}()
 	db, err := pebbledb.Open(pebbledb.Config{Dir: filepath.Join(c.Dir, "store"), Log: log})
@@ -59,18 +60,18 @@ func (c Cell) openStores(ctx context.Context, log *slog.Logger) (_ *stores, err 
 	return s, nil
 }
 
-// close closes what is open, in reverse.
-func (s *stores) close() (err error) {
-	for i := len(s.closes) - 1; i >= 0; i-- {
-		err = errors.Join(err, s.closes[i]())
+// closeAll closes what is open, in reverse.
+func (s *stores) closeAll() (err error) {
+	for _, c := range slices.Backward(s.closes) {
+		err = errors.Join(err, c())
 	}
 	s.closes = nil
 	return err
 }
 
-// watch is the Run of a part that ends the cell when a store has failed for good:
+// watchStores is the Run of a part that ends the cell when a store has failed for good:
 // a restart finds out what is on disk.
-func (s *stores) watch(ctx context.Context, ready func()) error {
+func (s *stores) watchStores(ctx context.Context, ready func()) error {
 	ready()
 	var failed <-chan struct{}
 	if s.failed != nil {
