@@ -159,8 +159,8 @@ func (s *session) control() (controlv1connect.ControlServiceClient, error) {
 	return controlv1connect.NewControlServiceClient(web, "https://control.invalid", connect.WithInterceptors(authorise{s.token})), nil
 }
 
-// failover sends a request to the first node that can be reached. One that broke
-// off may have carried it out: what changes something is not sent again.
+// failover sends a request to the first node that can be reached and takes it. One
+// that broke off may have carried it out: what changes something is not sent again.
 type failover struct {
 	urls []string
 	next http.RoundTripper
@@ -169,7 +169,7 @@ type failover struct {
 // RoundTrip implements http.RoundTripper.
 func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 	var last error
-	for _, base := range f.urls {
+	for i, base := range f.urls {
 		req := r.Clone(r.Context())
 		scheme, host, _ := strings.Cut(strings.TrimSuffix(base, "/"), "://") // control looked at it
 		req.URL.Scheme, req.URL.Host, req.Host = scheme, host, host
@@ -181,8 +181,12 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 			req.Body = body
 		}
 		res, err := f.next.RoundTrip(req)
-		if err == nil {
+		if err == nil && (!refused(res) || i == len(f.urls)-1) {
 			return res, nil
+		}
+		if err == nil { // another may know a leader, or have a disk that works
+			_ = res.Body.Close() // it was not wanted
+			continue
 		}
 		last = err
 		if r.GetBody == nil && r.Body != nil || !mayRepeat(r, err) { // what was sent can't be sent again
@@ -190,6 +194,11 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, last
+}
+
+// refused reports whether a node says that it did nothing, and can't now.
+func refused(r *http.Response) bool {
+	return r.StatusCode == http.StatusServiceUnavailable && problem.Kind(r.Header.Get(controlplane.HeaderKind)) == problem.Unavailable
 }
 
 func mayRepeat(r *http.Request, err error) bool {
