@@ -22,6 +22,8 @@ type Server struct {
 	ID          topology.ServerID    `json:"id"`
 	Cell        topology.CellID      `json:"cell"`
 	Incarnation topology.Incarnation `json:"incarnation"`
+	// Addr is where the cell's other processes reach it, TCP; "" = there are none.
+	Addr string `json:"addr,omitempty"`
 }
 
 // Edge is an edge proxy that clients may connect to.
