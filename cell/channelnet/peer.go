@@ -57,6 +57,8 @@ func (s *peer) Wake() {
 	}
 	if c := s.p.current(); c != nil {
 		c.small.remind(string(s.id))
+	} else {
+		s.p.dial()
 	}
 }
 

@@ -93,13 +93,19 @@ func (p *process) run(ctx context.Context) {
 	}
 }
 
-// pause waits before the next attempt, for a shorter time if somebody asks.
+// pause waits before the next attempt, for the shortest time if somebody asks.
 func (p *process) pause(ctx context.Context, wait *time.Duration) bool {
-	t := time.NewTimer(*wait/2 + rand.N(*wait))
-	defer t.Stop()
+	least, most := time.NewTimer(backoffMin), time.NewTimer(*wait/2+rand.N(*wait))
+	defer least.Stop()
+	defer most.Stop()
 	*wait = min(2**wait, backoffMax)
 	select {
-	case <-t.C:
+	case <-least.C:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-most.C:
 	case <-p.poke:
 	case <-ctx.Done():
 	}
@@ -203,6 +209,14 @@ func (p *process) current() *connection {
 	return p.up
 }
 
+// dial makes the next attempt to connect come soon.
+func (p *process) dial() {
+	select {
+	case p.poke <- struct{}{}:
+	default: // it will, already
+	}
+}
+
 var errDown = errors.New("no connection")
 
 // reach is the connection; without one, it lets dial at once and waits for what
@@ -214,10 +228,7 @@ func (p *process) reach(ctx context.Context) (*connection, error) {
 	if c != nil {
 		return c, nil
 	}
-	select {
-	case p.poke <- struct{}{}:
-	default: // it will, already
-	}
+	p.dial()
 	select {
 	case <-tried:
 		c = p.current()
