@@ -132,6 +132,8 @@ func (c *connection) watch(ctx context.Context) error {
 	defer tick.Stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for {
 		select {
 		case <-ctx.Done():
