@@ -25,6 +25,7 @@
 //	live/servers/{cell}/{id}      JSON Server, leased
 //	live/edges/{id}               JSON Edge, leased
 //	live/cells/{cell}             JSON Load, leased
+//	live/cells/{cell}/{process}   JSON Load of one of the cell's processes, leased
 //
 // # Size
 //

@@ -22,6 +22,8 @@ type Server struct {
 	ID          topology.ServerID    `json:"id"`
 	Cell        topology.CellID      `json:"cell"`
 	Incarnation topology.Incarnation `json:"incarnation"`
+	// Addr is where the cell's other processes reach it, TCP; "" = there are none.
+	Addr string `json:"addr,omitempty"`
 }
 
 // Edge is an edge proxy that clients may connect to.
@@ -41,16 +43,18 @@ type Cell struct {
 	Gateways []Gateway `json:"gateways,omitempty"`
 }
 
-// Load is a cell's report of how busy it is.
+// Load is a cell's report of how busy it is, or one process's part of it.
 type Load struct {
-	Cell           topology.CellID `json:"cell"`
-	Connections    int             `json:"connections"`
-	PostsPerS      float64         `json:"posts_per_s"`
-	DeliveriesPerS float64         `json:"deliveries_per_s"`
-	BytesPerS      float64         `json:"bytes_per_s"`
-	Workspaces     int             `json:"workspaces"`
-	Top            []TopWorkspace  `json:"top,omitempty"`
-	At             time.Time       `json:"at"`
+	Cell topology.CellID `json:"cell"`
+	// Process names the process whose part it is; "" = the cell is one process.
+	Process        string         `json:"process,omitempty"`
+	Connections    int            `json:"connections"`
+	PostsPerS      float64        `json:"posts_per_s"`
+	DeliveriesPerS float64        `json:"deliveries_per_s"`
+	BytesPerS      float64        `json:"bytes_per_s"`
+	Workspaces     int            `json:"workspaces"`
+	Top            []TopWorkspace `json:"top,omitempty"`
+	At             time.Time      `json:"at"`
 }
 
 // TopWorkspace is one of the busiest workspaces of a cell.

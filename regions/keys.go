@@ -109,6 +109,13 @@ func isFarewell(key string, value []byte) bool {
 func gatewayKey(g Gateway) string { return underGateways + string(g.Cell) + "/" + string(g.ID) }
 func serverKey(s Server) string   { return underServers + string(s.Cell) + "/" + string(s.ID) }
 
+func loadKey(l Load) string {
+	if l.Process == "" {
+		return underLoads + string(l.Cell)
+	}
+	return underLoads + string(l.Cell) + "/" + l.Process
+}
+
 // parseFact decodes the value of a key (without the prefix) other than a route.
 // An unknown key gives nil: a later version may have written it.
 func parseFact(key string, b []byte) (any, error) {

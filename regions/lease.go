@@ -89,25 +89,30 @@ func (g *Registration) UpdateGateway(v Gateway) error {
 	return g.set(v, v.Incarnation)
 }
 
-// ReportLoad takes a cell's latest report and writes it in the background; a
-// report not yet written is replaced. The entry lives until Run ends.
+// ReportLoad takes the latest report of a cell, or of one of its processes, and
+// writes it in the background; a report not yet written is replaced. The entry
+// lives until Run ends.
 func (r *Registry) ReportLoad(l Load) error {
 	if err := checkIDs("cell", string(l.Cell)); err != nil {
 		return err
 	}
+	if strings.Contains(l.Process, "/") {
+		return problem.Field("process", "is %q; it must be a name without a slash", l.Process)
+	}
 	l.Top = l.Top[:min(len(l.Top), maxTop)]
+	key := loadKey(l)
 	r.mu.Lock()
-	g := r.loads[l.Cell]
+	g := r.loads[key]
 	r.mu.Unlock()
 	if g != nil {
 		return g.set(l, 0)
 	}
-	g, err := r.register(r.life, underLoads+string(l.Cell), l, 0)
+	g, err := r.register(r.life, key, l, 0)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
-	r.loads[l.Cell] = g
+	r.loads[key] = g
 	r.mu.Unlock()
 	return nil
 }

@@ -292,9 +292,11 @@ func (p *Publisher) Gateways(ctx context.Context, cell topology.CellID) ([]Gatew
 	return readLive[Gateway](ctx, p, underGateways+string(cell)+"/")
 }
 
-// Loads are the last reports of this region's cells.
+// Loads are the last reports of this region's cells, each the sum of those of its
+// processes.
 func (p *Publisher) Loads(ctx context.Context) ([]Load, error) {
-	return readLive[Load](ctx, p, underLoads)
+	parts, err := readLive[Load](ctx, p, underLoads)
+	return sumLoads(parts), err
 }
 
 // maxLive bounds how many entries of a sort are read at once.

@@ -81,7 +81,7 @@ type Registry struct {
 	started bool
 	closing bool
 	leases  int
-	loads   map[topology.CellID]*Registration
+	loads   map[string]*Registration // by key
 	holders sync.WaitGroup
 }
 
@@ -109,7 +109,7 @@ func Open(cfg Config) (*Registry, error) {
 		life: life, end: end,
 		Table: NewTable(cfg.Region), cfg: cfg, log: cfg.Log.With("region", cfg.Region),
 		opened: make(chan struct{}),
-		loads:  map[topology.CellID]*Registration{},
+		loads:  map[string]*Registration{},
 	}, nil
 }
 

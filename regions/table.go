@@ -97,9 +97,9 @@ func (t *Table) Keys() []token.Key { return t.view.Load().all.Keys }
 // Cells are the cells of all regions.
 func (t *Table) Cells() []Cell { return t.view.Load().all.Cells }
 
-// Loads are the last reports of this region's cells. A cell without one is
-// silent, which does not mean dead.
-func (t *Table) Loads() []Load { return t.view.Load().all.Loads }
+// Loads are the last reports of this region's cells, each the sum of those of its
+// processes. A cell without one is silent, which does not mean dead.
+func (t *Table) Loads() []Load { return t.view.Load().loads }
 
 // Index is the Raft index that the published entries reflect.
 func (t *Table) Index() uint64 { return t.view.Load().all.Index }
@@ -157,7 +157,7 @@ func (t *Table) Fill(c Contents) {
 		put(underCells+string(cell.ID), cell)
 	}
 	for _, l := range c.Loads {
-		put(underLoads+string(l.Cell), l)
+		put(loadKey(l), l)
 	}
 	t.known = true
 	t.rebuild()

@@ -17,6 +17,7 @@ type view struct {
 	gateways map[topology.CellID][]Gateway
 	servers  map[topology.CellID][]Server
 	edges    []Edge
+	loads    []Load // of whole cells
 }
 
 // rebuild makes the view of the facts. Callers hold t.mu.
@@ -37,7 +38,10 @@ func (t *Table) rebuild() {
 	slices.SortFunc(v.all.Servers, func(a, b Server) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(v.all.Keys, func(a, b token.Key) int { return cmp.Compare(a.KID, b.KID) })
 	slices.SortFunc(v.all.Cells, func(a, b Cell) int { return cmp.Compare(a.ID, b.ID) })
-	slices.SortFunc(v.all.Loads, func(a, b Load) int { return cmp.Compare(a.Cell, b.Cell) })
+	slices.SortFunc(v.all.Loads, func(a, b Load) int {
+		return cmp.Or(cmp.Compare(a.Cell, b.Cell), cmp.Compare(a.Process, b.Process))
+	})
+	v.loads = sumLoads(v.all.Loads)
 	byID := func(a, b Edge) int { return cmp.Compare(a.ID, b.ID) }
 	slices.SortFunc(v.all.Live, byID)
 	for _, g := range v.all.Gateways {

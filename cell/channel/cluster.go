@@ -30,7 +30,7 @@ type Cluster struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	servers map[topology.ServerID]*Server
+	servers map[topology.ServerID]Peer
 	owners  [topology.Shards]holder
 	changed signal
 }
@@ -61,15 +61,15 @@ func NewCluster(cfg ClusterConfig) *Cluster {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Cluster{log: log.With("cell", cfg.Cell), servers: map[topology.ServerID]*Server{}}
+	return &Cluster{log: log.With("cell", cfg.Cell), servers: map[topology.ServerID]Peer{}}
 }
 
-// Add makes a server known, and the cluster known to it; one with the same id
-// is replaced. It may be called before the server runs, or while it does.
+// Add makes a server of this process known, and the cluster known to it; one with
+// the same id is replaced. It may be called before the server runs, or while it does.
 func (c *Cluster) Add(s *Server) {
 	s.peers.Store(c)
 	c.mu.Lock()
-	if old := c.servers[s.ID()]; old != nil && old != s {
+	if old := c.servers[s.ID()]; old != nil && old != Peer(s) {
 		c.forgetAll(s.ID())
 	}
 	c.servers[s.ID()] = s
@@ -104,10 +104,10 @@ func (c *Cluster) forgetAll(id topology.ServerID) {
 }
 
 // all is a copy of the known servers.
-func (c *Cluster) all() []*Server {
+func (c *Cluster) all() []Peer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := make([]*Server, 0, len(c.servers))
+	list := make([]Peer, 0, len(c.servers))
 	for _, s := range c.servers {
 		list = append(list, s)
 	}
@@ -170,14 +170,20 @@ func (c *Cluster) free(ctx context.Context, to topology.ServerID, shards map[top
 func (c *Cluster) taken(id topology.Shard, t topology.Token, by topology.ServerID) {
 	c.mu.Lock()
 	if t > c.owners[id].token {
-		for under := range c.owners[id].calls {
-			under.passed = true
-			under.cancel()
-		}
-		c.owners[id] = holder{token: t, id: by}
+		c.take(id, t, by)
 	}
 	c.mu.Unlock()
 	c.changed.fire()
+}
+
+// take notes a new owner and gives up what is under way at the old one. The lock
+// is held.
+func (c *Cluster) take(id topology.Shard, t topology.Token, by topology.ServerID) {
+	for under := range c.owners[id].calls {
+		under.passed = true
+		under.cancel()
+	}
+	c.owners[id] = holder{token: t, id: by}
 }
 
 // begin notes a call at the holder of a shard; end is called once.
@@ -216,7 +222,9 @@ func (c *Cluster) left(id topology.Shard, t topology.Token) {
 }
 
 // owner is the owner of a shard as far as is known, with its token.
-func (c *Cluster) owner(id topology.Shard) (*Server, topology.Token) {
+//
+//nolint:ireturn // one of this process or of another
+func (c *Cluster) owner(id topology.Shard) (Peer, topology.Token) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o := c.owners[id]
@@ -224,7 +232,9 @@ func (c *Cluster) owner(id topology.Shard) (*Server, topology.Token) {
 }
 
 // await gives the owner of a shard, and waits within ctx while there is none.
-func (c *Cluster) await(ctx context.Context, id topology.Shard) (*Server, topology.Token, error) {
+//
+//nolint:ireturn // as above
+func (c *Cluster) await(ctx context.Context, id topology.Shard) (Peer, topology.Token, error) {
 	if s, t := c.owner(id); s != nil {
 		return s, t, nil
 	}
@@ -255,7 +265,7 @@ func (c *Cluster) await(ctx context.Context, id topology.Shard) (*Server, topolo
 // passed over meanwhile. again says that a call with an unknown outcome may be
 // repeated. Once one outcome was unknown, a refusal of the repetition does not
 // mean that nothing was done.
-func ask[T any](ctx context.Context, c *Cluster, ch topology.ChannelRef, again bool, call func(context.Context, *Server) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, c *Cluster, ch topology.ChannelRef, again bool, call func(context.Context, Peer) (T, error)) (T, error) {
 	var unknown error
 	for {
 		var v T

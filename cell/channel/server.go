@@ -13,8 +13,8 @@ import (
 	"parley/internal/topology"
 )
 
-// Server is one channel server. Its methods take and give values only, so that a
-// network may come between it and the Cluster that calls it.
+// Server is one channel server, a Peer: its methods take and give values only, so
+// that a network may come between it and the Cluster that calls it.
 //
 // Lock order: Server.mu, shard.mu, room.mu, Cluster.mu. No lock is held during
 // a call to a store, the directory or the bus.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -27,13 +28,13 @@ func pkiIssueCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "issue --ca DIR --role ROLE --name NAME --out DIR", Short: "Issue a role's certificate", Args: exactly(),
 		Long: "issue writes ca.pem, cert.pem and key.pem of one role. The authority in --ca is made at its first use; keep its ca-key.pem safe.\n" +
-			"Roles are control, gateway (a whole cell's), edge and etcd.",
+			"Roles are control, gateway (a cell's process), cell (one without gateways), edge and etcd.",
 	}
 	f := cmd.Flags()
 	ca := f.String("ca", "", "directory of the authority")
 	out := f.String("out", "", "directory to write to")
 	hosts := f.StringSlice("host", []string{"localhost", "127.0.0.1"}, "names and addresses that it is reached at, comma-separated")
-	f.StringVar(&role, "role", "", "control, gateway, edge or etcd")
+	f.StringVar(&role, "role", "", "control, gateway, cell, edge or etcd")
 	f.StringVar(&id.Name, "name", "", "the node's name: its id in its config")
 	f.StringVar(&region, "region", "", "the region it is in, if it is in one")
 	f.StringVar(&cell, "cell", "", "the cell it belongs to, if it does")
@@ -42,8 +43,8 @@ func pkiIssueCommand() *cobra.Command {
 		switch {
 		case *ca == "" || *out == "" || id.Name == "":
 			return usage("--ca, --out and --name are needed; see `%s --help`", cmd.CommandPath())
-		case id.Role != pki.RoleControl && id.Role != pki.RoleGateway && id.Role != pki.RoleEdge && id.Role != pki.RoleEtcd:
-			return usage("--role: must be control, gateway, edge or etcd, not %q", role)
+		case !slices.Contains([]pki.Role{pki.RoleControl, pki.RoleGateway, pki.RoleCell, pki.RoleEdge, pki.RoleEtcd}, id.Role):
+			return usage("--role: must be control, gateway, cell, edge or etcd, not %q", role)
 		}
 		for _, h := range *hosts {
 			if _, _, err := net.SplitHostPort(h); err == nil {

@@ -180,9 +180,9 @@ func (w *cluster) cellParts() []runner {
 				if err != nil {
 					return err
 				}
-				cfg := roles.Cell{
-					Process: w.process(string(c.id), dir), ID: c.id, Region: r.id, Etcd: []string{r.etcdClient}, Servers: c.servers,
-				}
+				cfg := roles.DefaultCell()
+				cfg.Process, cfg.WorkspacePostsPerS = w.process(string(c.id), dir), 0
+				cfg.ID, cfg.Region, cfg.Etcd, cfg.Servers = c.id, r.id, []string{r.etcdClient}, c.servers
 				for _, g := range c.gateways {
 					cfg.Gateways = append(cfg.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.link, APIAddr: g.api})
 				}

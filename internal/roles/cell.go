@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,19 +30,34 @@ import (
 	"parley/regions"
 )
 
-// Cell is the config of a cell on embedded stores: one process with all of the
-// cell's gateways and channel servers.
+// Cell is the config of one process of a cell: what of the cell runs in it. On
+// embedded stores there is one process, with all of the cell's gateways and channel
+// servers.
 type Cell struct {
-	Process  `yaml:",inline"`
-	ID       topology.CellID     `yaml:"id" doc:"the cell's name"`
-	Region   topology.RegionID   `yaml:"region" doc:"the region it is in"`
-	Etcd     []string            `yaml:"etcd" doc:"the region's etcd: host:port, comma-separated"`
-	Servers  []topology.ServerID `yaml:"servers" doc:"names of its channel servers, comma-separated"`
-	Gateways []Gateway           `yaml:"gateways"`
+	Process `yaml:",inline"`
+	ID      topology.CellID   `yaml:"id" doc:"the cell's name"`
+	Region  topology.RegionID `yaml:"region" doc:"the region it is in"`
+	Etcd    []string          `yaml:"etcd" doc:"the region's etcd: host:port, comma-separated"`
+	// ProcessID tells the cell's processes apart: unique in the cell; "" = the cell's
+	// name.
+	ProcessID string              `yaml:"process" doc:"this process's name, unique in the cell; default its name"`
+	Servers   []topology.ServerID `yaml:"servers" doc:"names of the channel servers in this process, comma-separated"`
+	Gateways  []Gateway           `yaml:"gateways"`
+	Workers   []string            `yaml:"workers" doc:"the workers in this process, comma-separated; [] in the file is none"`
+	// ServerAddr is where the cell's other processes reach the channel servers of this
+	// one, and ServerListen where it listens, if that is another address. TCP.
+	ServerAddr   string `yaml:"server_addr" doc:"host:port, TCP: where other processes of the cell reach these channel servers"`
+	ServerListen string `yaml:"server_listen" doc:"host:port to listen on, if not server_addr"`
+	// Peers are server_addrs of other processes, for a start while etcd is away.
+	Peers []string `yaml:"peers" doc:"server_addrs of the cell's other processes, comma-separated, for a start without etcd"`
 	// WorkspacePostsPerS is a workspace's quota in this cell: 0, no limit, to 100,000.
 	// Less slows communities down on a busy day, more lets one take its neighbours'
 	// share. Twice as many may come at once.
 	WorkspacePostsPerS int `yaml:"workspace_posts_per_s" doc:"posts a second of one workspace; 0 is no limit"`
+
+	// shared opens stores that other processes use, too; nil = embedded ones. Set by
+	// tests.
+	shared func(ctx context.Context, log *slog.Logger) (*stores, error)
 }
 
 // Gateway is one gateway's addresses, all UDP.
@@ -56,7 +72,7 @@ type Gateway struct {
 
 // DefaultCell is a Cell without names and addresses.
 func DefaultCell() Cell {
-	return Cell{Process: Process{DrainMax: drainNormal}, WorkspacePostsPerS: quotaNormal}
+	return Cell{Process: Process{DrainMax: drainNormal}, Workers: []string{workerMentions}, WorkspacePostsPerS: quotaNormal}
 }
 
 // quotaNormal is some 30 times what a community of 100,000 people posts at its
@@ -76,8 +92,7 @@ func (c Cell) Validate() error {
 	f.check(c.ID != "", "id", "must name the cell")
 	f.check(c.Region != "", "region", "must name the region")
 	f.check(len(c.Etcd) > 0, "etcd", "must name the region's etcd")
-	f.check(len(c.Servers) > 0 && len(c.Servers) <= partsMax, "servers", "must name 1 to %d channel servers", partsMax)
-	f.check(len(c.Gateways) > 0 && len(c.Gateways) <= partsMax, "gateways", "must name 1 to %d gateways", partsMax)
+	c.validateShape(&f)
 	f.check(c.WorkspacePostsPerS >= 0 && c.WorkspacePostsPerS <= quotaMost, "workspace_posts_per_s", "must be 0 to %d", quotaMost)
 	names := map[string]bool{}
 	once := func(field, name string) {
@@ -128,7 +143,7 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	if err := makeDir(c.Dir); err != nil {
 		return err
 	}
-	unlock, err := lock(c.Dir, "cell "+string(c.ID))
+	unlock, err := lock(c.Dir, c.who())
 	if err != nil {
 		return err
 	}
@@ -142,15 +157,22 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	if w.identity, err = pki.LoadBundle(c.CertDir); err != nil {
 		return err
 	}
+	if err := c.checkIdentity(w.identity.Identity()); err != nil {
+		return err
+	}
 	if w.tap, err = openTap(c.Dir, c.ID); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.tap.close()) }()
-	if w.stores, err = c.openStores(ctx, w.log); err != nil {
+	open := c.openStores
+	if c.shared != nil {
+		open = c.shared
+	}
+	if w.stores, err = open(ctx, w.log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.closeAll()) }()
-	for _, wire := range []func() error{w.wireRegistry, w.wireServers, w.wireServices, w.wireWorkers, w.wireGateways} {
+	for _, wire := range []func() error{w.wireRegistry, w.wireCluster, w.wireServers, w.wireServices, w.wireWorkers, w.wireGateways} {
 		if err := wire(); err != nil {
 			return err
 		}
@@ -172,8 +194,6 @@ func (w *cell) wireRegistry() (err error) {
 
 // wireServers makes the channel servers; each is registered once it serves.
 func (w *cell) wireServers() error {
-	w.servers = channel.NewCluster(channel.ClusterConfig{Cell: w.ID, Logger: w.log})
-	w.cached = directory.NewCache(w.rows, directory.CacheConfig{})
 	for _, id := range w.Servers {
 		w.addSwitch(string(id), func() ([]lifecycle.Part, error) { return w.makeServer(id) })
 	}
@@ -202,7 +222,7 @@ func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
 	}
 	w.servers.Add(s)
 	register := untilDone(func(ctx context.Context) (func(), error) {
-		g, err := w.registry.RegisterServer(ctx, regions.Server{ID: id, Cell: w.ID, Incarnation: w.run})
+		g, err := w.registry.RegisterServer(ctx, regions.Server{ID: id, Cell: w.ID, Incarnation: w.run, Addr: w.ServerAddr})
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +246,12 @@ func (w *cell) liveServers() []topology.ServerID {
 	return out
 }
 
+// wireServices makes what gateways need, in each process that has any. Of several
+// rosters each carries out what it finds: an entry is safe to carry out twice.
 func (w *cell) wireServices() error {
+	if len(w.Gateways) == 0 {
+		return nil
+	}
 	w.unread = unread.New(w.cached, w.servers, w.marks, w.bus)
 	w.roster = roster.New(roster.Config{}, w.cached, w.servers, w.bus, time.Now, w.log)
 	w.add(lifecycle.Part{Name: "roster", Run: w.roster.Run})
@@ -238,6 +263,9 @@ func (w *cell) wireServices() error {
 }
 
 func (w *cell) wireWorkers() error {
+	if !slices.Contains(w.Workers, workerMentions) {
+		return nil
+	}
 	mentions, err := worker.NewMentions(w.events, worker.FromLog(w.messages), w.marks, w.log)
 	if err != nil {
 		return err
@@ -255,7 +283,9 @@ func (w *cell) wireGateways() error {
 	for _, g := range w.Gateways {
 		w.addSwitch(string(g.ID), func() ([]lifecycle.Part, error) { return w.makeGateway(g) })
 	}
-	w.add(lifecycle.Part{Name: "load report", Run: w.reportLoad})
+	if len(w.Servers)+len(w.Gateways) > 0 {
+		w.add(lifecycle.Part{Name: "load report", Run: w.reportLoad})
+	}
 	return nil
 }
 

@@ -16,7 +16,7 @@ func CompareStores(ctx context.Context, c Cell, log *slog.Logger, progress func(
 		return agree.Report{}, err
 	}
 	if !c.sharedStores() {
-		unlock, err := lock(c.Dir, "cell "+string(c.ID))
+		unlock, err := lock(c.Dir, c.who())
 		if err != nil {
 			return agree.Report{}, err
 		}

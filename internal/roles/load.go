@@ -22,7 +22,8 @@ const (
 	framesCounter  = "parley_gateway_group_frames_total"
 )
 
-// reportLoad tells the region's registry how busy the cell is, until ctx ends.
+// reportLoad tells the region's registry how busy the cell is, or this process's
+// part of it, until ctx ends.
 func (w *cell) reportLoad(ctx context.Context, ready func()) error {
 	ready()
 	t := time.NewTicker(loadEvery)
@@ -32,12 +33,18 @@ func (w *cell) reportLoad(ctx context.Context, ready func()) error {
 		now := counters(w.metrics)
 		took := max(time.Since(at), time.Millisecond).Seconds()
 		load := regions.Load{
-			Cell: w.ID, At: time.Now(), Workspaces: w.countWorkspaces(ctx),
+			Cell: w.ID, At: time.Now(),
 			PostsPerS:      (now[changesCounter] - before[changesCounter]) / took,
 			DeliveriesPerS: (now[framesCounter] - before[framesCounter]) / took,
 		}
 		before, at = now, time.Now()
 		load.Connections = w.connections()
+		if w.name() != string(w.ID) {
+			load.Process = w.name()
+		}
+		if len(w.Gateways) > 0 { // every process would count the same
+			load.Workspaces = w.countWorkspaces(ctx)
+		}
 		if err := w.registry.ReportLoad(load); err != nil {
 			w.log.Warn("load not reported", "err", err)
 		}

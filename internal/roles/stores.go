@@ -33,10 +33,6 @@ type stores struct {
 	closes []func() error
 }
 
-// sharedStores reports whether other processes can use the cell's stores, too:
-// embedded ones live in one.
-func (c Cell) sharedStores() bool { return false }
-
 // openStores opens the drivers that the config names, all or none.
 func (c Cell) openStores(ctx context.Context, log *slog.Logger) (_ *stores, err error) {
 	s := &stores{}
