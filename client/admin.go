@@ -52,3 +52,13 @@ func (c *Client) FinishImport(ctx context.Context, ch topology.ChannelID) (chat.
 	}, &out)
 	return out, err
 }
+
+// RebuildSearch does a step of making the workspace's search index again: from the
+// start without a cursor, else from where the step that gave it ended.
+func (c *Client) RebuildSearch(ctx context.Context, cursor string) (chat.RebuildResponse, error) {
+	var out chat.RebuildResponse
+	err := c.do(ctx, call{
+		method: http.MethodPost, path: adminPath + "/search/rebuild", body: chat.RebuildRequest{Cursor: cursor}, repeatable: true,
+	}, &out)
+	return out, err
+}

@@ -162,3 +162,34 @@ func cursorQuery(after string, limit int) url.Values {
 func channelPath(ch topology.ChannelID, rest string) string {
 	return "/api/v1/channels/" + url.PathEscape(string(ch)) + rest
 }
+
+// SearchQuery says what to find. Its text is as in a search box: words, "phrases",
+// -word, from:name, in:channel, before:2026-03-01, after:2026-03.
+type SearchQuery struct {
+	Text    string
+	Channel topology.ChannelID // "" = everywhere
+	Before  string             // a message_id or a time; "" = now
+	// Relevant sorts the best first; else the newest come first.
+	Relevant bool
+	Limit    int    // 0 = the server's
+	Cursor   string // NextCursor of the page before
+}
+
+// Search finds messages in the channels that the user may read.
+func (c *Client) Search(ctx context.Context, s SearchQuery) (chat.SearchPage, error) {
+	q := url.Values{"q": {s.Text}}
+	for name, v := range map[string]string{"channel_id": string(s.Channel), "before": s.Before, "cursor": s.Cursor} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	if s.Relevant {
+		q.Set("sort", "relevant")
+	}
+	if s.Limit > 0 {
+		q.Set("limit", strconv.Itoa(s.Limit))
+	}
+	var out chat.SearchPage
+	err := c.get(ctx, "/api/v1/search", q, &out)
+	return out, err
+}

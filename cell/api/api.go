@@ -64,6 +64,8 @@ type Deps struct {
 	Channels  channel.Servers
 	Unread    Unread
 	Marks     readstate.Store
+	Search    Search             // nil = the cell has none
+	Rebuild   Rebuild            // nil = as above
 	Keys      func() []token.Key // the signing keys as the region's registry has them; nil = none
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -78,6 +80,8 @@ type API struct {
 	channels  channel.Servers
 	unread    Unread
 	marks     readstate.Store
+	search    Search
+	rebuild   Rebuild
 	keys      func() []token.Key
 	now       func() time.Time
 	log       *slog.Logger
@@ -91,7 +95,7 @@ func Handler(d Deps) http.Handler {
 	documentErrors()
 	a := &API{
 		cell: d.Cell, directory: d.Directory, rooms: d.Rooms, roster: d.Roster, channels: d.Channels,
-		unread: d.Unread, marks: d.Marks, keys: d.Keys, now: d.Now, log: d.Log,
+		unread: d.Unread, marks: d.Marks, search: d.Search, rebuild: d.Rebuild, keys: d.Keys, now: d.Now, log: d.Log,
 	}
 	if a.keys == nil {
 		a.keys = func() []token.Key { return nil }
@@ -108,6 +112,7 @@ func Handler(d Deps) http.Handler {
 	a.registerMembers(doc)
 	a.registerUsers(doc)
 	a.registerAdmin(doc)
+	a.registerSearch(doc)
 	documentEdge(doc)
 
 	root := http.NewServeMux()

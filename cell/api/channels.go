@@ -120,31 +120,9 @@ func checkChannelName(name string) error {
 	return nil
 }
 
-// readable is the channel's row if the caller may know of it and read it: a
-// member, an admin, or anybody of the workspace if it is public.
+// readable is the channel's row if the caller may know of it and read it.
 func (a *API) readable(ctx context.Context, c caller, ch topology.ChannelID) (directory.Channel, error) {
-	unknown := problem.New(problem.NotFound, "no such channel")
-	row, err := a.rooms.Channel(ctx, c.Place, ch)
-	switch {
-	case problem.Is(err, problem.NotFound):
-		return directory.Channel{}, unknown
-	case err != nil:
-		return directory.Channel{}, err
-	case c.Admin:
-		return row, nil
-	case row.Importing:
-		return directory.Channel{}, unknown
-	case !row.Private:
-		return row, nil
-	}
-	_, member, err := a.rooms.Member(ctx, c.Place, ch, c.User)
-	if err != nil {
-		return directory.Channel{}, err
-	}
-	if !member {
-		return directory.Channel{}, unknown
-	}
-	return row, nil
+	return directory.Readable(ctx, a.rooms, c.Place, c.User, c.Admin, ch)
 }
 
 func (a *API) describe(ctx context.Context, c caller, row directory.Channel) (chat.Channel, error) {

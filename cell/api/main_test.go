@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,10 +19,15 @@ import (
 	"parley/cell/api"
 	"parley/cell/channel"
 	"parley/cell/directory"
+	"parley/cell/finder"
 	"parley/cell/pebbledb"
 	"parley/cell/roster"
 	"parley/cell/router"
+	"parley/cell/search"
+	"parley/cell/search/blevedb"
+	"parley/cell/search/rebuild"
 	"parley/cell/unread"
+	"parley/cell/worker"
 	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -40,6 +46,43 @@ type cell struct {
 	edge    *http.Client
 	control *http.Client
 	epoch   string
+	index   *index
+}
+
+// index is the cell's search index, which can be away.
+type index struct {
+	*blevedb.DB
+	t    *testing.T
+	away atomic.Bool
+}
+
+func (i *index) cut() (heal func()) {
+	i.away.Store(true)
+	return func() { i.away.Store(false) }
+}
+
+// forget loses all of a place.
+func (i *index) forget(p topology.Place) {
+	i.t.Helper()
+	if _, err := i.Sweep(i.t.Context(), p, time.Now().Add(time.Minute), 1_000_000); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
+// Find hangs while the index is away, and Put fails.
+func (i *index) Find(ctx context.Context, q search.Query) ([]search.Hit, error) {
+	if i.away.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return i.DB.Find(ctx, q)
+}
+
+func (i *index) Put(ctx context.Context, docs []search.Doc) error {
+	if i.away.Load() {
+		return problem.New(problem.Unavailable, "away")
+	}
+	return i.DB.Put(ctx, docs)
 }
 
 var place = topology.Place{Workspace: "W1", Generation: 1}
@@ -66,9 +109,18 @@ func newCell(t *testing.T) *cell {
 	})
 	c.check(err)
 	c.run(s.Run)
+	found, err := blevedb.Open(blevedb.Config{Dir: filepath.Join(t.TempDir(), "search")})
+	c.check(err)
+	t.Cleanup(func() { c.check(found.Close()) })
+	c.index = &index{DB: found, t: t}
+	indexer, err := worker.NewSearch(db.Events(), worker.FromLog(db.Log()), cached, c.index, log)
+	c.check(err)
+	c.run(indexer.Run)
 	c.serve(api.Handler(api.Deps{
 		Cell: "eu-1", Directory: cached, Rooms: cached, Roster: roster.New(roster.Config{}, cached, servers, bus, time.Now, log),
 		Channels: servers, Unread: unread.New(cached, servers, db.ReadState(), bus), Marks: db.ReadState(), Now: time.Now, Log: log,
+		Search:  finder.New(finder.Config{}, finder.Deps{Index: c.index, Directory: cached, Messages: servers, Now: time.Now, Log: log}),
+		Rebuild: rebuild.New(cached, servers, c.index, time.Now),
 	}))
 	c.put(directory.Workspace{ID: "W1", Epoch: 3, Generation: 1, State: directory.StateOpen})
 	_, err = c.rows.PutUsers(t.Context(), place, []directory.User{

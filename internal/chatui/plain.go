@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,20 +30,19 @@ func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 		return errors.Join(err, g.Wait())
 	}
 	fmt.Fprintln(out, r.title())
-	for _, l := range old {
-		show(out, l)
-	}
+	shown := printer{out: out}
+	shown.show(old...)
 	g.Go(func() error {
 		for e := range r.stream.Events() {
 			if l, ok := r.take(e); ok {
-				show(out, l)
+				shown.show(l)
 			}
 		}
 		return nil
 	})
 	// Reading can't be interrupted: this goroutine ends with the input.
 	posted := make(chan error, 1)
-	go func() { posted <- r.postLines(ctx, in) }()
+	go func() { posted <- r.postLines(ctx, in, &shown) }()
 	select {
 	case err = <-posted:
 		if err == nil {
@@ -62,16 +62,18 @@ func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	return err
 }
 
-func (r *room) postLines(ctx context.Context, in io.Reader) error {
+func (r *room) postLines(ctx context.Context, in io.Reader, out *printer) error {
 	s := bufio.NewScanner(in)
 	s.Buffer(make([]byte, 0, 4096), 4*chat.TextRunesMax)
 	for s.Scan() {
 		if s.Text() == "" {
 			continue
 		}
-		if err := r.post(ctx, s.Text()); err != nil {
+		lines, err := r.say(ctx, s.Text())
+		if err != nil {
 			return err
 		}
+		out.show(lines...)
 	}
 	if err := s.Err(); err != nil {
 		return problem.Wrap(err, problem.Invalid, "the input can't be read: %v", err)
@@ -79,10 +81,20 @@ func (r *room) postLines(ctx context.Context, in io.Reader) error {
 	return nil
 }
 
-func show(out io.Writer, l line) {
-	if l.Who == "" {
-		fmt.Fprintf(out, "      * %s\n", l.Text)
-		return
+// printer prints lines whole, whoever they come from.
+type printer struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (p *printer) show(lines ...line) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range lines {
+		if l.Who == "" {
+			fmt.Fprintf(p.out, "      * %s\n", l.Text)
+			continue
+		}
+		fmt.Fprintf(p.out, "%s %s: %s\n", l.When, l.Who, l.Text)
 	}
-	fmt.Fprintf(out, "%s %s: %s\n", l.When, l.Who, l.Text)
 }

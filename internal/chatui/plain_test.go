@@ -35,6 +35,12 @@ func edge(t *testing.T) *client.Client {
 	mux.HandleFunc("GET /api/v1/users", answer(chat.UserPage{Users: []chat.User{{ID: "U1", Name: "ann"}, {ID: "U2", Name: "bob"}}}))
 	mux.HandleFunc("GET /api/v1/channels", answer(chat.ChannelPage{Channels: []chat.Channel{{ID: "C1", Name: "general", IsMember: true, MemberCount: 2}}}))
 	mux.HandleFunc("GET /api/v1/channels/C1/messages", answer(chat.MessagePage{Messages: []chat.Message{old}}))
+	mux.HandleFunc("GET /api/v1/search", func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query().Get("q"); q != "you came" {
+			t.Errorf("searched for %q", q)
+		}
+		answer(chat.SearchPage{Messages: []chat.FoundMessage{{Message: old}}, HasMore: true, NextCursor: "x"})(w, r)
+	})
 	mux.HandleFunc("POST /api/v1/channels/C1/messages", func(w http.ResponseWriter, r *http.Request) {
 		var p chat.PostRequest
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
@@ -89,11 +95,11 @@ func edge(t *testing.T) *client.Client {
 
 func TestPlain(t *testing.T) {
 	var out bytes.Buffer
-	err := chatui.Plain(t.Context(), chatui.Config{Clients: []*client.Client{edge(t)}, Channel: "#general"}, strings.NewReader("hello\n\n"), &out)
+	err := chatui.Plain(t.Context(), chatui.Config{Clients: []*client.Client{edge(t)}, Channel: "#general"}, strings.NewReader("hello\n\n/search you came\n"), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"#general · 2 members · you are ann\n", " bob: before �[2Jyou came\n", " ann: hello\n"} {
+	for _, want := range []string{"#general · 2 members · you are ann\n", " bob: before �[2Jyou came\n", " ann: hello\n", " #general bob: before �[2Jyou came\n", "      * 1 found for you came, and more\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}

@@ -34,7 +34,7 @@ const historyShown = 50
 const usersPage = 1000
 
 // room is one channel as one user sees it. Its methods are called from one
-// goroutine, post and typing excepted.
+// goroutine, say and typing excepted.
 type room struct {
 	api      *client.Client
 	stream   *client.Stream
@@ -203,9 +203,52 @@ func (r *room) typing() {
 	_ = r.stream.Send(chat.ClientFrame{Type: chat.TypeTypingStart, ChannelID: r.channel.ID}) // never worth an error
 }
 
-func (r *room) post(ctx context.Context, text string) error {
-	_, err := r.api.Post(ctx, r.channel.ID, chat.PostRequest{Text: text})
-	return err
+// searchShown is how many messages /search shows.
+const searchShown = 20
+
+// searched are the lines that answer a typed "/search words"; ok is false if that
+// was not what was typed.
+func (r *room) searched(ctx context.Context, typed string) (lines []line, ok bool, err error) {
+	words, ok := strings.CutPrefix(typed, "/search ")
+	if !ok {
+		return nil, false, nil
+	}
+	page, err := r.api.Search(ctx, client.SearchQuery{Text: words, Limit: searchShown})
+	if problem.Is(err, problem.Invalid) {
+		return []line{{Text: problem.Show(err)}}, true, nil
+	}
+	if err != nil {
+		return nil, true, err
+	}
+	slices.Reverse(page.Messages) // the newest nearest to the cursor, as everywhere
+	for _, m := range page.Messages {
+		lines = append(lines, line{Text: fmt.Sprintf("%s %s %s: %s", m.TS.Time().Local().Format("2006-01-02 15:04"), r.place(m.ChannelID), r.name(m.UserID), printable(m.Text))})
+	}
+	end := fmt.Sprintf("%d found for %s", len(page.Messages), printable(words))
+	if page.HasMore {
+		end += ", and more"
+	}
+	if page.Degraded {
+		end += "; the search index is away, so only the newest messages were looked at"
+	}
+	return append(lines, line{Text: end}), true, nil
+}
+
+// place is a channel as results show it.
+func (r *room) place(ch topology.ChannelID) string {
+	if ch == r.channel.ID {
+		return "#" + r.channel.Name
+	}
+	return string(ch)
+}
+
+// say posts what was typed, or answers it.
+func (r *room) say(ctx context.Context, typed string) ([]line, error) {
+	if lines, ok, err := r.searched(ctx, typed); ok {
+		return lines, err
+	}
+	_, err := r.api.Post(ctx, r.channel.ID, chat.PostRequest{Text: typed})
+	return nil, err
 }
 
 func (r *room) title() string {

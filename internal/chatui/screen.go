@@ -51,8 +51,11 @@ type screen struct {
 
 type (
 	eventMsg  client.Event
-	postedMsg struct{ err error }
-	quietMsg  struct{ who string }
+	postedMsg struct {
+		lines []line
+		err   error
+	}
+	quietMsg struct{ who string }
 )
 
 // Screen runs on a terminal until the user leaves (Ctrl-C or Esc) or ctx ends.
@@ -111,8 +114,11 @@ func (m *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return m, m.event(client.Event(msg))
 	case postedMsg:
 		m.status = ""
+		for _, l := range msg.lines {
+			m.add(l)
+		}
 		if msg.err != nil {
-			m.status = m.style.bad.Render("not posted: " + problem.Show(msg.err))
+			m.status = m.style.bad.Render("not done: " + problem.Show(msg.err))
 		}
 		return m, nil
 	case quietMsg:
@@ -143,7 +149,10 @@ func (m *screen) key(k tea.KeyPressMsg) (tea.Model, tea.Cmd) {
 			return m, nil
 		}
 		m.input.Reset()
-		return m, func() tea.Msg { return postedMsg{m.room.post(m.ctx, text)} }
+		return m, func() tea.Msg {
+			lines, err := m.room.say(m.ctx, text)
+			return postedMsg{lines, err}
+		}
 	}
 	var cmd tea.Cmd
 	m.input, cmd = m.input.Update(k)

@@ -161,6 +161,7 @@ func cellCommands() []*cobra.Command {
 		list, get, create,
 		cellState("cordon CELL", "Keep new workspaces away from a cell", "cordoned"),
 		cellState("uncordon CELL", "Let new workspaces into a cell again", "active"),
+		group("search", "The search index", rebuildCommand()),
 	}
 }
 

@@ -69,7 +69,7 @@ func newRoot() *cobra.Command {
 		}
 	}
 	in("run", devCommand(), controlCommand(), cellCommand(), edgeCommand(), pkiCommand())
-	in("talk", chatCommand(), seedCommand(), importCommand())
+	in("talk", chatCommand(), searchCommand(), seedCommand(), importCommand())
 	in("operate", regionCommand(), workspaceCommand(), raftCommand(), tokenCommand(), auditCommand(), statusCommand())
 	return root
 }

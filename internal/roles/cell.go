@@ -18,6 +18,7 @@ import (
 	"parley/cell/gateway"
 	"parley/cell/msglog"
 	"parley/cell/roster"
+	"parley/cell/search/rebuild"
 	"parley/cell/unread"
 	"parley/cell/worker"
 	"parley/internal/admin"
@@ -257,7 +258,7 @@ func (w *cell) wireServices() error {
 	w.add(lifecycle.Part{Name: "roster", Run: w.roster.Run})
 	w.handler = api.Handler(api.Deps{
 		Cell: w.ID, Directory: w.cached, Rooms: w.cached, Roster: w.roster, Channels: w.servers, Unread: w.unread,
-		Marks: w.marks, Keys: w.registry.Keys, Now: time.Now, Log: w.log,
+		Marks: w.marks, Search: w.finder(), Rebuild: rebuild.New(w.cached, w.servers, w.index, time.Now), Keys: w.registry.Keys, Now: time.Now, Log: w.log,
 	})
 	return nil
 }
@@ -274,7 +275,7 @@ func (w *cell) wireWorkers() error {
 		return err
 	}
 	w.add(lifecycle.Part{Name: "mentions", Run: mentions.Run})
-	return nil
+	return w.wireSearch()
 }
 
 // wireGateways makes the gateways: each with its links, its API, and then its

@@ -16,6 +16,8 @@ import (
 	"parley/cell/presence"
 	"parley/cell/readstate"
 	"parley/cell/router"
+	"parley/cell/search"
+	"parley/cell/search/blevedb"
 )
 
 // stores are a cell's engines. Who uses them does not know which drivers they are.
@@ -27,6 +29,7 @@ type stores struct {
 	bus      router.Bus
 	presence presence.Store
 	rows     *directory.Directory
+	index    search.Index
 
 	failed func() <-chan struct{} // closed when one has failed for good; nil = none can
 	why    func() error           // then
@@ -53,6 +56,12 @@ func (c Cell) openStores(ctx context.Context, log *slog.Logger) (_ *stores, err 
 		return nil, err
 	}
 	s.closes = append(s.closes, s.rows.Close)
+	found, err := blevedb.Open(blevedb.Config{Dir: filepath.Join(c.Dir, "search"), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	s.closes = append(s.closes, found.Close)
+	s.index = found
 	return s, nil
 }
 

@@ -31,6 +31,7 @@ func TestWholePath(t *testing.T) {
 	t.Run("ways to connect", func(t *testing.T) { checkConnect(t, d) })
 	t.Run("a retry is safe", func(t *testing.T) { checkRetry(t, d) })
 	t.Run("threads", func(t *testing.T) { checkThreads(t, d) })
+	t.Run("search", func(t *testing.T) { checkSearch(t, d) })
 	t.Run("unread and mentions", func(t *testing.T) { checkUnread(t, d) })
 	t.Run("walls", func(t *testing.T) { checkWalls(t, d) })
 	t.Run("a private channel ends for who is removed", func(t *testing.T) { checkRemoval(t, d) })

@@ -21,6 +21,10 @@ const (
 	PageDefault = 50
 	// PageMax is the largest page.
 	PageMax = 200
+	// SearchPageMax is the largest page of a search.
+	SearchPageMax = 100
+	// HighlightsMax bounds the highlights of one message.
+	HighlightsMax = 100
 	// CursorsMax bounds the channels in one resume frame.
 	CursorsMax = 10_000
 	// BulkMax bounds the items of one bulk request (users, members).
