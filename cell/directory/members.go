@@ -15,8 +15,12 @@ import (
 // AddMembers makes users members. The entry names those who were not; it is the
 // zero Entry if all were.
 func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (Entry, error) {
-	e := Entry{Place: p, Channel: ch, Kind: change.Joined, Author: by, At: now}
-	err := d.tx(ctx, func(tx *sql.Tx) error {
+	if err := key("by", string(by)); err != nil {
+		return Entry{}, err
+	}
+	var e Entry
+	err := d.tx(ctx, func(tx *txn) error {
+		e = Entry{Place: p, Channel: ch, Kind: change.Joined, Author: by, At: now}
 		if err := mayChange(ctx, tx, p, ch); err != nil {
 			return err
 		}
@@ -41,9 +45,13 @@ func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topolog
 
 // RemoveMember takes a user out; the zero Entry if the user was no member.
 func (d *Directory) RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (Entry, error) {
-	e := Entry{Place: p, Channel: ch, Kind: change.Left, Author: by, Subjects: []topology.UserID{u}, At: now}
-	err := d.tx(ctx, func(tx *sql.Tx) error {
-		if err := mayChange(ctx, tx, p, ch); err != nil {
+	if err := key("by", string(by)); err != nil {
+		return Entry{}, err
+	}
+	var e Entry
+	err := d.tx(ctx, func(tx *txn) error {
+		e = Entry{Place: p, Channel: ch, Kind: change.Left, Author: by, Subjects: []topology.UserID{u}, At: now}
+		if err := mayChange(ctx, tx, p, ch); err != nil || !storable(string(u)) {
 			return err
 		}
 		done, err := tx.ExecContext(ctx, `DELETE FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
@@ -66,9 +74,12 @@ func (d *Directory) RemoveMember(ctx context.Context, p topology.Place, ch topol
 }
 
 // mayChange is mayWrite, for a channel that people can be in.
-func mayChange(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID) error {
+func mayChange(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID) error {
 	if err := mayWrite(ctx, tx, p); err != nil {
 		return err
+	}
+	if !storable(string(ch)) {
+		return problem.New(problem.NotFound, "no such channel")
 	}
 	var importing bool
 	err := tx.QueryRowContext(ctx, `SELECT importing FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`,
@@ -83,7 +94,7 @@ func mayChange(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.Ch
 }
 
 // outsiders are those of us who are not members, in their order.
-func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
+func outsiders(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
 	find, err := tx.PrepareContext(ctx, `SELECT COUNT(*) FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`)
 	if err != nil {
 		return nil, err
@@ -103,7 +114,7 @@ func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.Ch
 }
 
 // addRows makes a recorded entry's subjects members.
-func addRows(ctx context.Context, tx *sql.Tx, e Entry) error {
+func addRows(ctx context.Context, tx *txn, e Entry) error {
 	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, $5, 0)`)
 	if err != nil {
 		return err
@@ -120,7 +131,7 @@ func addRows(ctx context.Context, tx *sql.Tx, e Entry) error {
 // joining stands in a member's row until the entry is done.
 func (e Entry) joining() int64 { return -int64(e.ID) } //nolint:gosec // a counter of SQL's, below 2^63
 
-func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, by int) error {
+func countMembers(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID, by int) error {
 	_, err := tx.ExecContext(ctx, `UPDATE channels SET members = members + $4 WHERE workspace = $1 AND generation = $2 AND id = $3`,
 		p.Workspace, p.Generation, ch, by)
 	return err
@@ -128,12 +139,12 @@ func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology
 
 // record writes an entry into the outbox, gives it its id, and raises the urev of
 // everybody it concerns (D2).
-func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
-	if err := tx.QueryRowContext(ctx, `UPDATE counters SET value = value + 1 WHERE name = 'outbox' RETURNING value`).Scan(&e.ID); err != nil {
-		return err
-	}
+func record(ctx context.Context, tx *txn, e *Entry, kind string) error {
 	subjects, err := json.Marshal(e.Subjects)
 	if err != nil {
+		return err
+	}
+	if e.ID, err = next(ctx, tx); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (id, workspace, generation, channel, kind, author, subjects, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -146,7 +157,7 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 		return err
 	}
 	defer func() { _ = raise.Close() }() // ends with the transaction
-	add, err := tx.PrepareContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`)
+	add, err := tx.PrepareContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at, entry) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
 	if err != nil {
 		return err
 	}
@@ -156,7 +167,7 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 		if err := raise.QueryRowContext(ctx, e.Place.Workspace, e.Place.Generation, u).Scan(&urev); err != nil {
 			return err
 		}
-		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, u, urev, kind, e.Channel, e.Author, e.At.UnixMicro()); err != nil {
+		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, u, urev, kind, e.Channel, e.Author, e.At.UnixMicro(), e.ID); err != nil {
 			return err
 		}
 	}
@@ -166,7 +177,7 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 // OutboxPending are the entries after one that are not done, oldest first. Those
 // of a workspace that is not open here are not among them: nobody may carry them out.
 func (d *Directory) OutboxPending(ctx context.Context, after uint64, limit int) ([]Entry, error) {
-	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox o WHERE id > $1 AND EXISTS (SELECT 1 FROM workspaces w
+	return many(ctx, d, scanEntry, `SELECT `+entryColumns+` FROM outbox o WHERE id > $1 AND EXISTS (SELECT 1 FROM workspaces w
 		WHERE w.id = o.workspace AND w.generation = o.generation AND w.state = $2) ORDER BY id LIMIT $3`,
 		number(after), StateOpen, page(limit))
 }
@@ -174,7 +185,7 @@ func (d *Directory) OutboxPending(ctx context.Context, after uint64, limit int) 
 // OutboxOf are a channel's entries up to one, oldest first: what has to be done
 // before it, and itself unless it is done.
 func (d *Directory) OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]Entry, error) {
-	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox
+	return many(ctx, d, scanEntry, `SELECT `+entryColumns+` FROM outbox
 		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND id <= $4 ORDER BY id LIMIT $5`,
 		p.Workspace, p.Generation, ch, number(upTo), page(limit))
 }
@@ -194,7 +205,7 @@ func scanEntry(s scanner) (e Entry, err error) {
 // OutboxDone takes an entry out of the outbox: its change is in the channel's log
 // at rev, with seq top-level messages up to it. Doing so twice is the same.
 func (d *Directory) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, seq topology.Seq) error {
-	return d.tx(ctx, func(tx *sql.Tx) error {
+	return d.tx(ctx, func(tx *txn) error {
 		if err := mayWrite(ctx, tx, e.Place); err != nil {
 			return err
 		}
@@ -210,7 +221,7 @@ func (d *Directory) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, s
 }
 
 // settle notes in the rows that an entry made where the channel was.
-func settle(ctx context.Context, tx *sql.Tx, e Entry, rev topology.Rev, seq topology.Seq) error {
+func settle(ctx context.Context, tx *txn, e Entry, rev topology.Rev, seq topology.Seq) error {
 	if e.Kind == change.Left {
 		return nil
 	}
@@ -240,16 +251,16 @@ func scanMembership(s scanner) (m Membership, err error) {
 
 // ChannelsOf are all of a user's memberships, by channel.
 func (d *Directory) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
-	return many(ctx, d.read, scanMembership,
+	return many(ctx, d, scanMembership,
 		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND member = $3 ORDER BY channel LIMIT $4`,
 		p.Workspace, p.Generation, u, pageMax)
 }
 
 // Member is a user's membership of a channel; false without one.
 func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error) {
-	m, err := one(scanMembership, "no member", d.read.QueryRowContext(ctx,
+	m, err := one(ctx, d, scanMembership, "no member",
 		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
-		p.Workspace, p.Generation, ch, u))
+		p.Workspace, p.Generation, ch, u)
 	if problem.Is(err, problem.NotFound) {
 		return Membership{}, false, nil
 	}
@@ -259,7 +270,7 @@ func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.Ch
 // Members pages a channel's members by id.
 func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error) {
 	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
-	return many(ctx, d.read, scan,
+	return many(ctx, d, scan,
 		`SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member > $4 ORDER BY member LIMIT $5`,
 		p.Workspace, p.Generation, ch, after, page(limit))
 }
@@ -267,6 +278,6 @@ func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.C
 // MemberCount is how many members a channel has.
 func (d *Directory) MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error) {
 	scan := func(s scanner) (n int, err error) { err = s.Scan(&n); return n, err }
-	return one(scan, "no such channel", d.read.QueryRowContext(ctx,
-		`SELECT members FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch))
+	return one(ctx, d, scan, "no such channel",
+		`SELECT members FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch)
 }
