@@ -7,10 +7,8 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
-	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,78 +40,109 @@ func server(t *testing.T) *url.URL {
 	return u
 }
 
-func admin(t *testing.T, u *url.URL) *sql.DB {
-	t.Helper()
+func admin(u *url.URL) (*sql.DB, error) {
 	cc, err := pgx.ParseConfig(u.String())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	db := stdlib.OpenDB(*cc)
-	t.Cleanup(func() { _ = db.Close() })
-	return db
+	return stdlib.OpenDB(*cc), nil
 }
 
-func exec(t *testing.T, db *sql.DB, query string) {
-	t.Helper()
-	if _, err := db.ExecContext(context.Background(), query); err != nil {
-		t.Fatalf("%s: %v", query, err)
+// run runs statements as an administrator.
+func run(u *url.URL, queries ...string) error {
+	db, err := admin(u)
+	if err != nil {
+		return err
 	}
+	for _, q := range queries {
+		_, failed := db.ExecContext(context.Background(), q)
+		err = errors.Join(err, failed)
+	}
+	return errors.Join(err, db.Close())
 }
 
-// database makes an empty database, which sorts text otherwise than by bytes, and
-// says how to open it.
-func database(t *testing.T) directory.Config {
-	t.Helper()
-	u := server(t)
-	db, name := admin(t, u), "parley_test_"+strings.ToLower(rand.Text())
-	exec(t, db, "CREATE DATABASE "+name+" TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C.UTF-8'")
-	t.Cleanup(func() { exec(t, db, "DROP DATABASE "+name+" WITH (FORCE)") })
-	cfg := directory.DefaultConfig()
-	cfg.MaxConns = 8
+// scratch is an empty database, which sorts text otherwise than by bytes, behind a
+// proxy that can be cut.
+type scratch struct {
+	cfg   directory.Config
+	admin *url.URL // to the database itself
+	proxy *toxiproxy.Proxy
+	drop  func() error
+}
+
+func newScratch(u *url.URL) (s scratch, err error) {
+	name := "parley_test_" + strings.ToLower(rand.Text())
+	if err := run(u, "CREATE DATABASE "+name+" TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C.UTF-8'"); err != nil {
+		return s, err
+	}
 	of := *u
 	of.Path = name
-	if password, ok := u.User.Password(); ok {
-		of.User = url.User(u.User.Username())
-		cfg.PasswordFile = filepath.Join(t.TempDir(), "password")
-		if err := os.WriteFile(cfg.PasswordFile, []byte(password+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cfg.URL = of.String()
-	return cfg
-}
-
-// proxied is the database behind a proxy that can be cut.
-func proxied(t *testing.T, cfg directory.Config) (directory.Config, *toxiproxy.Proxy) {
-	t.Helper()
-	u, err := url.Parse(cfg.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.admin = &of
 	upstream := u.Host
 	if u.Port() == "" {
 		upstream += ":5432"
 	}
-	p := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "postgres", "127.0.0.1:0", upstream)
-	if err := p.Start(); err != nil {
+	s.proxy = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "postgres", "127.0.0.1:0", upstream)
+	var password string
+	s.drop = func() error {
+		s.proxy.Stop()
+		return errors.Join(os.RemoveAll(password), run(u, "DROP DATABASE "+name+" WITH (FORCE)"))
+	}
+	if err := s.proxy.Start(); err != nil {
+		return s, errors.Join(err, s.drop())
+	}
+	s.cfg = directory.DefaultConfig()
+	s.cfg.MaxConns = 8
+	through := of
+	through.Host = s.proxy.Listen
+	if secret, ok := u.User.Password(); ok {
+		through.User = url.User(u.User.Username())
+		f, err := os.CreateTemp("", "password")
+		if err != nil {
+			return s, errors.Join(err, s.drop())
+		}
+		password = f.Name()
+		s.cfg.PasswordFile = password
+		_, err = f.WriteString(secret + "\n")
+		if err = errors.Join(err, f.Close()); err != nil {
+			return s, errors.Join(err, s.drop())
+		}
+	}
+	s.cfg.URL = through.String()
+	return s, nil
+}
+
+// database is a scratch that ends with the test.
+func database(t *testing.T) scratch {
+	t.Helper()
+	s, err := newScratch(server(t))
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.Stop)
-	u.Host = p.Listen
-	cfg.URL = u.String()
-	return cfg, p
+	t.Cleanup(func() {
+		if err := s.drop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s scratch) exec(t *testing.T, queries ...string) {
+	t.Helper()
+	if err := run(s.admin, queries...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // onServer is a directory on a database of its own.
 type onServer struct {
-	cfg   directory.Config
-	proxy *toxiproxy.Proxy
-	now   func() time.Time
-	d     *directory.Directory
+	scratch
+	now func() time.Time
+	d   *directory.Directory
 }
 
 func (o *onServer) Directory() *directory.Directory { return o.d }
-func (o *onServer) Close() error                    { return o.d.Close() }
+func (o *onServer) Close() error                    { return errors.Join(o.d.Close(), o.drop()) }
 
 func (o *onServer) open() (err error) {
 	o.d, err = directory.OpenPostgres(context.Background(), o.cfg, o.now, nil)
@@ -127,17 +156,21 @@ func (o *onServer) Crash() error {
 }
 
 func TestPostgres(t *testing.T) {
+	u := server(t)
 	directorytest.Run(t, func(now func() time.Time) (directorytest.Instance, error) {
-		o := &onServer{now: now}
-		o.cfg, o.proxy = proxied(t, database(t))
+		s, err := newScratch(u)
+		if err != nil {
+			return nil, err
+		}
+		o := &onServer{scratch: s, now: now}
 		return o, o.open()
 	})
 }
 
 // opened is a process's directory.
-func opened(t *testing.T, cfg directory.Config, now func() time.Time) *directory.Directory {
+func (s scratch) open(t *testing.T) *directory.Directory {
 	t.Helper()
-	d, err := directory.OpenPostgres(t.Context(), cfg, now, nil)
+	d, err := directory.OpenPostgres(t.Context(), s.cfg, time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,5 +181,3 @@ func opened(t *testing.T, cfg directory.Config, now func() time.Time) *directory
 	})
 	return d
 }
-
-var _ = fmt.Sprint

@@ -62,6 +62,7 @@ func Run(t *testing.T, h Harness) {
 		{"C11_ReadersSeeWholeTransactions", readersSeeWhole},
 		{"C11_ReadYourWrites", readYourWrites},
 		{"C12_EndedContext", endedContext},
+		{"C13_TextIsChecked", textIsChecked},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, newWorld(t, h)) })
 	}
