@@ -144,6 +144,8 @@ type UserChange struct {
 //  12. A context that has ended gives kind Unavailable.
 //  13. Text that is not valid UTF-8, or has a NUL, is Invalid with its field in a
 //     write. Nobody has it: who asks for it finds nothing, or has an Invalid cursor.
+//  14. A Lease is one holder's until it ends by a holder's clock, and may be renewed
+//     by that one before.
 type Directory struct {
 	engine engine
 	write  *sql.DB

@@ -30,6 +30,7 @@ func expected() map[string]string {
 		"outbox":       "id bigint, workspace text, generation bigint, channel text, kind bigint, author text, subjects text, at bigint",
 		"user_changes": "workspace text, generation bigint, member text, urev bigint, kind text, channel text, author text, at bigint, entry bigint",
 		"counters":     "name text, value bigint",
+		"leases":       "name text, holder text, until bigint",
 	}
 }
 

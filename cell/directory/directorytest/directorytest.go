@@ -63,6 +63,8 @@ func Run(t *testing.T, h Harness) {
 		{"C11_ReadYourWrites", readYourWrites},
 		{"C12_EndedContext", endedContext},
 		{"C13_TextIsChecked", textIsChecked},
+		{"C14_Lease", lease},
+		{"C14_LeaseIsOnes", leaseIsOnes},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, newWorld(t, h)) })
 	}

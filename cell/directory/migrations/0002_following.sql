@@ -1,4 +1,4 @@
--- A process that keeps answers asks what has changed since it last did: changed and
+-- Several processes may share the tables. A process that keeps answers asks what has changed since it last did: changed and
 -- entry are the cell's counter at the change.
 
 -- +goose Up
@@ -7,7 +7,14 @@ CREATE INDEX workspaces_by_change ON workspaces (changed);
 ALTER TABLE user_changes ADD COLUMN entry BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX user_changes_by_entry ON user_changes (entry);
 
+CREATE TABLE leases (
+  name   TEXT   NOT NULL PRIMARY KEY,
+  holder TEXT   NOT NULL,
+  until  BIGINT NOT NULL
+);
+
 -- +goose Down
+DROP TABLE leases;
 DROP INDEX user_changes_by_entry;
 ALTER TABLE user_changes DROP COLUMN entry;
 DROP INDEX workspaces_by_change;
