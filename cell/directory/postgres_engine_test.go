@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,37 +135,57 @@ func (s scratch) exec(t *testing.T, queries ...string) {
 	}
 }
 
-// onServer is a directory on a database of its own.
+// onServer is the directories of some processes on a database of its own.
 type onServer struct {
 	scratch
-	now func() time.Time
-	d   *directory.Directory
+	now  func() time.Time
+	ds   []*directory.Directory
+	next atomic.Int64
 }
 
-func (o *onServer) Directory() *directory.Directory { return o.d }
-func (o *onServer) Close() error                    { return errors.Join(o.d.Close(), o.drop()) }
+// Directory is one process's after the other's.
+func (o *onServer) Directory() *directory.Directory { return o.ds[int(o.next.Add(1))%len(o.ds)] }
 
-func (o *onServer) open() (err error) {
-	o.d, err = directory.OpenPostgres(context.Background(), o.cfg, o.now, nil)
+func (o *onServer) Close() error { return errors.Join(o.end(), o.drop()) }
+
+func (o *onServer) end() (err error) {
+	for _, d := range o.ds {
+		err = errors.Join(err, d.Close())
+	}
 	return err
 }
 
-// Crash is the process's: its connections are cut before it knows.
+func (o *onServer) begin() error {
+	for i := range o.ds {
+		d, err := directory.OpenPostgres(context.Background(), o.cfg, o.now, nil)
+		if err != nil {
+			return err
+		}
+		o.ds[i] = d
+	}
+	return nil
+}
+
+// Crash is the processes': their connections are cut before they know.
 func (o *onServer) Crash() error {
 	o.proxy.Stop()
-	return errors.Join(o.d.Close(), o.proxy.Start(), o.open())
+	return errors.Join(o.end(), o.proxy.Start(), o.begin())
 }
 
 func TestPostgres(t *testing.T) {
 	u := server(t)
-	directorytest.Run(t, func(now func() time.Time) (directorytest.Instance, error) {
-		s, err := newScratch(u)
-		if err != nil {
-			return nil, err
-		}
-		o := &onServer{scratch: s, now: now}
-		return o, o.open()
-	})
+	for name, processes := range map[string]int{"one process": 1, "three processes": 3} {
+		t.Run(name, func(t *testing.T) {
+			directorytest.Run(t, func(now func() time.Time) (directorytest.Instance, error) {
+				s, err := newScratch(u)
+				if err != nil {
+					return nil, err
+				}
+				o := &onServer{scratch: s, now: now, ds: make([]*directory.Directory, processes)}
+				return o, o.begin()
+			})
+		})
+	}
 }
 
 // opened is a process's directory.
