@@ -45,3 +45,10 @@ func (o Outage) Skip(ctx context.Context, n int) error {
 	_, err := o.d.write.ExecContext(ctx, `UPDATE counters SET value = value + $1 WHERE name = 'outbox'`, n)
 	return err
 }
+
+// Away reports whether the engine counts as away.
+func (d *Directory) Away() bool {
+	d.watch.mu.Lock()
+	defer d.watch.mu.Unlock()
+	return d.watch.away != nil
+}

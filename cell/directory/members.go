@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"parley/cell/change"
@@ -95,18 +98,22 @@ func mayChange(ctx context.Context, tx *txn, p topology.Place, ch topology.Chann
 
 // outsiders are those of us who are not members, in their order.
 func outsiders(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
-	find, err := tx.PrepareContext(ctx, `SELECT COUNT(*) FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = find.Close() }() // ends with the transaction
-	var out []topology.UserID
-	for _, u := range us {
-		var n int
-		if err := find.QueryRowContext(ctx, p.Workspace, p.Generation, ch, u).Scan(&n); err != nil {
+	in := make(map[topology.UserID]bool)
+	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
+	for part := range slices.Chunk(us, namesMax) {
+		args := []any{p.Workspace, p.Generation, ch}
+		marks := placeholders(&args, part)
+		ms, err := rowsOf(ctx, tx, scan, `SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member IN (`+marks+`)`, args...)
+		if err != nil {
 			return nil, err
 		}
-		if n == 0 {
+		for _, u := range ms {
+			in[u] = true
+		}
+	}
+	var out []topology.UserID
+	for _, u := range us {
+		if !in[u] {
 			out = append(out, u)
 		}
 	}
@@ -115,13 +122,15 @@ func outsiders(ctx context.Context, tx *txn, p topology.Place, ch topology.Chann
 
 // addRows makes a recorded entry's subjects members.
 func addRows(ctx context.Context, tx *txn, e Entry) error {
-	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, $5, 0)`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = add.Close() }() // ends with the transaction
-	for _, u := range e.Subjects {
-		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, e.joining()); err != nil {
+	for part := range slices.Chunk(e.Subjects, namesMax) {
+		args := []any{e.Place.Workspace, e.Place.Generation, e.Channel, e.joining()}
+		var rows []string
+		for _, u := range part {
+			args = append(args, u)
+			rows = append(rows, `($1, $2, $3, $`+strconv.Itoa(len(args))+`, $4, 0)`)
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES `+strings.Join(rows, ", "), args...)
+		if err != nil {
 			return err
 		}
 	}
@@ -152,26 +161,34 @@ func record(ctx context.Context, tx *txn, e *Entry, kind string) error {
 	if err != nil {
 		return err
 	}
-	raise, err := tx.PrepareContext(ctx, `UPDATE users SET urev = urev + 1 WHERE workspace = $1 AND generation = $2 AND id = $3 RETURNING urev`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = raise.Close() }() // ends with the transaction
-	add, err := tx.PrepareContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at, entry) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = add.Close() }() // as above
-	for _, u := range e.Subjects {
-		var urev topology.URev
-		if err := raise.QueryRowContext(ctx, e.Place.Workspace, e.Place.Generation, u).Scan(&urev); err != nil {
+	for part := range slices.Chunk(e.Subjects, namesMax) {
+		urevs, err := raise(ctx, tx, e.Place, part)
+		if err != nil {
 			return err
 		}
-		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, u, urev, kind, e.Channel, e.Author, e.At.UnixMicro(), e.ID); err != nil {
+		args := []any{e.Place.Workspace, e.Place.Generation, kind, e.Channel, e.Author, e.At.UnixMicro(), e.ID}
+		var rows []string
+		for _, r := range urevs {
+			args = append(args, r.id, r.urev)
+			rows = append(rows, `($1, $2, $`+strconv.Itoa(len(args)-1)+`, $`+strconv.Itoa(len(args))+`, $3, $4, $5, $6, $7)`)
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at, entry) VALUES `+strings.Join(rows, ", "), args...)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// raise gives users their next urevs.
+func raise(ctx context.Context, tx *txn, p topology.Place, us []topology.UserID) ([]userURev, error) {
+	args := []any{p.Workspace, p.Generation}
+	marks := placeholders(&args, us)
+	out, err := rowsOf(ctx, tx, scanURev, `UPDATE users SET urev = urev + 1 WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`) RETURNING id, urev`, args...)
+	if err == nil && len(out) != len(us) {
+		err = errOutsider()
+	}
+	return out, err
 }
 
 func scanMembership(s scanner) (m Membership, err error) {

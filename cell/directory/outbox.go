@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"parley/cell/change"
@@ -61,14 +62,12 @@ func settle(ctx context.Context, tx *txn, e Entry, rev topology.Rev, seq topolog
 	if e.Kind == change.Left {
 		return nil
 	}
-	set, err := tx.PrepareContext(ctx, `UPDATE members SET joined_seq = $5, joined_rev = $6
-		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4 AND joined_seq = $7`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = set.Close() }() // ends with the transaction
-	for _, u := range e.Subjects {
-		if _, err := set.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, seq, rev, e.joining()); err != nil {
+	for part := range slices.Chunk(e.Subjects, namesMax) {
+		args := []any{e.Place.Workspace, e.Place.Generation, e.Channel, seq, rev, e.joining()}
+		marks := placeholders(&args, part)
+		_, err := tx.ExecContext(ctx, `UPDATE members SET joined_seq = $4, joined_rev = $5
+			WHERE workspace = $1 AND generation = $2 AND channel = $3 AND joined_seq = $6 AND member IN (`+marks+`)`, args...)
+		if err != nil {
 			return err
 		}
 	}

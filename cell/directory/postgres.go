@@ -138,6 +138,8 @@ func (postgres) failed(err error) error {
 		return err
 	}
 	switch state := stateOf(err); {
+	case lost(err):
+		return unreachable(err)
 	case state == stateUnique:
 		return taken(err)
 	case state == stateEncoding, state == stateTooLong:
@@ -146,8 +148,6 @@ func (postgres) failed(err error) error {
 		return problem.Wrap(err, problem.Full, "the directory's disk is full")
 	case state == stateCanceled, state == stateLocked, state == stateSerialize, state == stateDeadlock:
 		return &problem.Error{Kind: problem.Unavailable, Msg: "the directory is busy; try again", RetryAfter: retryAfter, Cause: err}
-	case lost(err):
-		return unreachable(err)
 	default:
 		return failed(err)
 	}
@@ -155,6 +155,9 @@ func (postgres) failed(err error) error {
 
 // lost reports whether an error says that the server, or the way to it, is gone.
 func lost(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
 	switch state := stateOf(err); {
 	case state == "":
 		return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, sql.ErrNoRows)

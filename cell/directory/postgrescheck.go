@@ -54,12 +54,15 @@ func (c Config) where() string {
 // inspect looks at the server and at the tables, and returns their version; 0 says
 // that there are none yet.
 func (c Config) inspect(ctx context.Context, db *sql.DB) (version int64, err error) {
-	fault := func(format string, args ...any) error {
-		return problem.New(problem.Precond, "postgres %s: %s", c.where(), fmt.Sprintf(format, args...))
+	of := func(k problem.Kind) func(string, ...any) error {
+		return func(format string, args ...any) error {
+			return problem.New(k, "postgres %s: %s", c.where(), fmt.Sprintf(format, args...))
+		}
 	}
 	if err := db.PingContext(ctx); err != nil {
-		return 0, c.unconnected(err, fault)
+		return 0, c.unconnected(err, of(problem.Unavailable))
 	}
+	fault := of(problem.Precond)
 	s, err := c.survey(ctx, db)
 	if err != nil {
 		return 0, problem.Wrap(err, problem.Unavailable, "postgres %s: can't be looked at", c.where())

@@ -143,8 +143,14 @@ func (c Config) conn() (*pgx.ConnConfig, error) {
 	if to == "" {
 		to = (&url.URL{
 			Scheme: "postgres", User: url.User(c.User), Host: net.JoinHostPort(c.Host, strconv.Itoa(c.Port)),
-			Path: c.Database, RawQuery: "sslmode=disable",
+			Path: c.Database,
 		}).String()
+	}
+	if u, err := url.Parse(to); err == nil && !u.Query().Has("sslmode") && c.CAFile == "" {
+		q := u.Query()
+		q.Set("sslmode", "disable") // else each connection is tried twice
+		u.RawQuery = q.Encode()
+		to = u.String()
 	}
 	cc, err := pgx.ParseConfig(to)
 	if err != nil {

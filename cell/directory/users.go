@@ -109,13 +109,15 @@ func (d *Directory) UsersByName(ctx context.Context, p topology.Place, names []s
 	return out, nil
 }
 
+type userURev struct {
+	id   topology.UserID
+	urev topology.URev
+}
+
+func scanURev(s scanner) (r userURev, err error) { err = s.Scan(&r.id, &r.urev); return r, err }
+
 // URevs are the urevs of many users; who is not known is left out.
 func (d *Directory) URevs(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]topology.URev, error) {
-	type row struct {
-		id   topology.UserID
-		urev topology.URev
-	}
-	scan := func(s scanner) (r row, err error) { err = s.Scan(&r.id, &r.urev); return r, err }
 	out := make(map[topology.UserID]topology.URev, len(us))
 	us = storableOf(us)
 	for len(us) > 0 {
@@ -123,7 +125,7 @@ func (d *Directory) URevs(ctx context.Context, p topology.Place, us []topology.U
 		us = us[len(part):]
 		args := []any{p.Workspace, p.Generation}
 		marks := placeholders(&args, part)
-		rows, err := many(ctx, d, scan,
+		rows, err := many(ctx, d, scanURev,
 			`SELECT id, urev FROM users WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`)`, args...)
 		if err != nil {
 			return nil, err
