@@ -319,3 +319,8 @@ func TestPostgres_EndedConnections(t *testing.T) {
 		}
 	}
 }
+
+func TestPostgres_RostersAtOnce(t *testing.T) {
+	s := database(t)
+	rostersAtOnce(t, []*directory.Directory{s.open(t), s.open(t), s.open(t)})
+}
