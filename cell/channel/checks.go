@@ -13,10 +13,10 @@ import (
 // once: after two seconds they would be anyway.
 const checksMax = 1 << 16
 
-// knownMax is how long a channel's row and a membership are remembered. It is only
+// KnownMax is how long a channel's row and a membership are remembered. It is only
 // a backstop: every change of them comes through the shard's owner, which forgets
 // them then, and forgets all that it knew when it takes a shard.
-const knownMax = time.Minute
+const KnownMax = time.Minute
 
 // checks asks the directory and remembers what it allowed for a while. What it
 // refused is asked again each time: a new member need not wait.
@@ -107,7 +107,7 @@ func (c *checks) info(ctx context.Context, ref topology.ChannelRef, fresh bool) 
 	c.mu.Lock()
 	k, ok := c.infos[ref]
 	c.mu.Unlock()
-	if ok && !fresh && (c.young(k.at, now) || !k.Importing && now.Sub(k.at) < knownMax) {
+	if ok && !fresh && (c.young(k.at, now) || !k.Importing && now.Sub(k.at) < KnownMax) {
 		return k.Info, nil
 	}
 	info, err := c.dir.ChannelInfo(ctx, ref)
@@ -128,7 +128,7 @@ func (c *checks) member(ctx context.Context, ref topology.ChannelRef, info Info,
 	at, ok := c.members[id]
 	changes, taken := c.changes[ref], c.taken
 	c.mu.Unlock()
-	if ok && now.Sub(at) < knownMax {
+	if ok && now.Sub(at) < KnownMax {
 		return nil
 	}
 	ok, err := c.dir.IsMember(ctx, ref, u)

@@ -2,7 +2,7 @@ package directory
 
 import (
 	"context"
-	"sync"
+	"slices"
 	"time"
 
 	"parley/internal/problem"
@@ -14,17 +14,35 @@ type CacheConfig struct {
 	// TTL is how old an answer may be: 0 to 2 s, the bound on how long a person
 	// taken out of a channel may still read. Default 2 s; less costs queries.
 	TTL time.Duration
-	// EntriesMax bounds each kind of answer. Default 50,000, some 10 MB.
+	// EntriesMax bounds each kind of answer. Default 50,000, some 10 MB; lists of
+	// channels have ten times as many rows in all, some 40 MB.
 	EntriesMax int
 }
 
 const (
 	ttlMax        = 2 * time.Second
 	entriesNormal = 50_000
+	// rowsOfEntry is how many rows of lists are kept for each entry.
+	rowsOfEntry = 10
 )
 
 // Cache is a Directory whose most asked questions are answered from memory for a
 // short time. What this process writes itself shows at once.
+//
+// While the engine is away (Config.StaleMax bounds it) it answers what it was asked
+// before. That leaks nothing: a change of who may read what has to go through the
+// engine, so none is made while that is away; and what was changed before that, by
+// any process, is dropped from here within a second (see watch), which is sooner
+// than an answer may be old at any time. Two things can't be known: what another
+// process changed in the last second before, and what others change while it is
+// this process alone that can't reach the engine. StaleMax bounds both.
+//
+//	S1 An answer from memory that is older than TTL is given only when the engine
+//	   could not be reached, never when it answered.
+//	S2 It is given for at most StaleMax from when the engine was last heard of, also
+//	   by those who keep it for a time.
+//	S3 Only what allows something is: a refusal is asked for again.
+//	S4 What others changed before the outage is not.
 type Cache struct {
 	*Directory
 
@@ -32,12 +50,21 @@ type Cache struct {
 	users      *answers[userKey, User]
 	channels   *answers[channelKey, Channel]
 	members    *answers[memberKey, member]
+	// These are always asked for; they are kept for an outage.
+	lists  *answers[userKey, []Membership]
+	urevs  *answers[userKey, topology.URev]
+	names  *answers[nameKey, topology.UserID]
+	counts *answers[channelKey, int]
 }
 
 type (
 	userKey struct {
 		topology.Place
 		user topology.UserID
+	}
+	nameKey struct {
+		topology.Place
+		name string
 	}
 	channelKey struct {
 		topology.Place
@@ -54,6 +81,8 @@ type (
 	}
 )
 
+func always[V any](V) bool { return true }
+
 // NewCache puts a cache before a directory.
 func NewCache(d *Directory, cfg CacheConfig) *Cache {
 	if cfg.TTL <= 0 || cfg.TTL > ttlMax {
@@ -62,14 +91,27 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 	if cfg.EntriesMax <= 0 {
 		cfg.EntriesMax = entriesNormal
 	}
-	return &Cache{
+	rows := cfg
+	rows.EntriesMax *= rowsOfEntry
+	c := &Cache{
 		Directory:  d,
-		workspaces: newAnswers[topology.WorkspaceID, Workspace](cfg, d.now),
-		users:      newAnswers[userKey, User](cfg, d.now),
-		channels:   newAnswers[channelKey, Channel](cfg, d.now),
-		members:    newAnswers[memberKey, member](cfg, d.now),
+		workspaces: newAnswers[topology.WorkspaceID](cfg, d, Workspace.Open),
+		users:      newAnswers[userKey](cfg, d, always[User]),
+		channels:   newAnswers[channelKey](cfg, d, func(c Channel) bool { return !c.Importing }),
+		members:    newAnswers[memberKey](cfg, d, func(member) bool { return false }), // see known
+		lists:      newAnswers[userKey](rows, d, always[[]Membership]),
+		urevs:      newAnswers[userKey](cfg, d, always[topology.URev]),
+		names:      newAnswers[nameKey](cfg, d, always[topology.UserID]),
+		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
+	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
+	d.watch.listen(c)
+	return c
 }
+
+// Fresh is the cache for those who must not have an old answer while there is a
+// new one: it asks the engine each time.
+func (c *Cache) Fresh() *Fresh { return &Fresh{Cache: c} }
 
 // Workspace is the workspace's row.
 func (c *Cache) Workspace(ctx context.Context, ws topology.WorkspaceID) (Workspace, error) {
@@ -78,9 +120,17 @@ func (c *Cache) Workspace(ctx context.Context, ws topology.WorkspaceID) (Workspa
 
 // PutWorkspace stores a workspace's row.
 func (c *Cache) PutWorkspace(ctx context.Context, w Workspace) error {
-	defer c.workspaces.drop(w.ID)
-	return c.Directory.PutWorkspace(ctx, w)
+	err := c.Directory.PutWorkspace(ctx, w)
+	if mayBeDone(err) {
+		c.workspaces.drop(w.ID)
+	}
+	return err
 }
+
+// mayBeDone reports whether a write may have changed something: the failed ones
+// too, but not those that were refused since the engine is away. Who tries in vain
+// to join must not be forgotten as a member.
+func mayBeDone(err error) bool { return !isUnreachable(err) || problem.Is(err, problem.Unknown) }
 
 // User is one person.
 func (c *Cache) User(ctx context.Context, p topology.Place, u topology.UserID) (User, error) {
@@ -94,118 +144,207 @@ func (c *Cache) Channel(ctx context.Context, p topology.Place, ch topology.Chann
 
 // FinishImport shows an imported channel.
 func (c *Cache) FinishImport(ctx context.Context, p topology.Place, ch topology.ChannelID) error {
-	defer c.channels.drop(channelKey{p, ch})
-	return c.Directory.FinishImport(ctx, p, ch)
+	err := c.Directory.FinishImport(ctx, p, ch)
+	if mayBeDone(err) {
+		c.channels.drop(channelKey{p, ch})
+	}
+	return err
 }
 
 // Member is a user's membership.
 func (c *Cache) Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error) {
-	m, err := c.members.get(memberKey{p, ch, u}, func() (member, error) {
-		m, ok, err := c.Directory.Member(ctx, p, ch, u)
+	k := memberKey{p, ch, u}
+	return c.known(k, 0)(c.members.get(k, c.askMember(ctx, k)))
+}
+
+func (c *Cache) askMember(ctx context.Context, k memberKey) func() (member, error) {
+	return func() (member, error) {
+		m, ok, err := c.Directory.Member(ctx, k.Place, k.channel, k.user)
 		return member{m, ok}, err
-	})
-	return m.Membership, m.ok, err
+	}
+}
+
+// known answers while the engine is away by what was heard last of a membership:
+// itself, or the user's list.
+func (c *Cache) known(k memberKey, keptFor time.Duration) func(m member, err error) (Membership, bool, error) {
+	return func(m member, err error) (Membership, bool, error) {
+		if err == nil || !isUnreachable(err) || !c.watch.mayServe(keptFor) {
+			return m.Membership, m.ok, err
+		}
+		last, _ := c.members.look(k)
+		list, listed := c.lists.look(userKey{k.Place, k.user})
+		if listed && !list.until.Before(last.until) {
+			i := slices.IndexFunc(list.value, func(m Membership) bool { return m.Channel == k.channel })
+			if last.value.ok = i >= 0; i >= 0 {
+				last.value.Membership = list.value[i]
+			}
+		}
+		if !last.value.ok {
+			return Membership{}, false, err
+		}
+		return last.value.Membership, true, nil
+	}
+}
+
+// MemberCount is how many members a channel has.
+func (c *Cache) MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error) {
+	return c.counts.fresh(channelKey{p, ch}, 0, func() (int, error) { return c.Directory.MemberCount(ctx, p, ch) })
+}
+
+// ChannelsOf are all of a user's memberships, by channel. The caller does not
+// change them.
+func (c *Cache) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
+	return c.lists.fresh(userKey{p, u}, 0, func() ([]Membership, error) { return c.Directory.ChannelsOf(ctx, p, u) })
+}
+
+// URevs are the urevs of users; who is not known is left out. While the engine is
+// away all have to have been asked for before.
+func (c *Cache) URevs(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]topology.URev, error) {
+	version := c.urevs.begin()
+	out, err := c.Directory.URevs(ctx, p, us)
+	if err == nil {
+		for u, r := range out {
+			c.urevs.keep(userKey{p, u}, answer[topology.URev]{value: r}, version)
+		}
+		return out, nil
+	}
+	known := make(map[topology.UserID]topology.URev, len(us))
+	for _, u := range us {
+		r, ok := c.urevs.without(userKey{p, u}, 0, err)
+		if !ok {
+			return nil, err
+		}
+		known[u] = r
+	}
+	return known, nil
+}
+
+// UserChanges are the changes of a user's list of channels after a urev, rising.
+// Who has had all of them can be told so while the engine is away.
+func (c *Cache) UserChanges(ctx context.Context, p topology.Place, u topology.UserID, after topology.URev, limit int) ([]UserChange, error) {
+	changes, err := c.Directory.UserChanges(ctx, p, u, after, limit)
+	if err == nil {
+		return changes, nil
+	}
+	if at, ok := c.urevs.without(userKey{p, u}, 0, err); ok && after >= at {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// UsersByName finds people by name or by id; who is not found is left out. While the
+// engine is away that is also who was not asked for before: a post goes on without
+// a mention rather than not at all.
+func (c *Cache) UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error) {
+	found, err := c.Directory.UsersByName(ctx, p, names)
+	if err == nil {
+		for name, u := range found { // a name is its user's for good
+			c.names.keep(nameKey{p, name}, answer[topology.UserID]{value: u}, 0)
+		}
+		return found, nil
+	}
+	if !isUnreachable(err) || !c.watch.mayServe(0) {
+		return nil, err
+	}
+	found = map[string]topology.UserID{}
+	for _, name := range names {
+		if u, ok := c.names.without(nameKey{p, name}, 0, err); ok {
+			found[name] = u
+		}
+	}
+	return found, nil
 }
 
 // CreateChannel makes a channel.
 func (c *Cache) CreateChannel(ctx context.Context, p topology.Place, ch Channel, members []topology.UserID) (Channel, Entry, error) {
-	defer c.dropMembers(p, ch.ID, members)
-	return c.Directory.CreateChannel(ctx, p, ch, members)
+	row, e, err := c.Directory.CreateChannel(ctx, p, ch, members)
+	c.dropMembers(p, ch.ID, members, err)
+	return row, e, err
 }
 
 // AddMembers makes users members.
 func (c *Cache) AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (Entry, error) {
-	defer c.dropMembers(p, ch, us)
-	return c.Directory.AddMembers(ctx, p, ch, us, by, now)
+	e, err := c.Directory.AddMembers(ctx, p, ch, us, by, now)
+	c.dropMembers(p, ch, us, err)
+	return e, err
 }
 
 // RemoveMember takes a user out.
 func (c *Cache) RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (Entry, error) {
-	defer c.dropMembers(p, ch, []topology.UserID{u})
-	return c.Directory.RemoveMember(ctx, p, ch, u, by, now)
+	e, err := c.Directory.RemoveMember(ctx, p, ch, u, by, now)
+	c.dropMembers(p, ch, []topology.UserID{u}, err)
+	return e, err
 }
 
 // OutboxDone takes an entry out of the outbox.
 func (c *Cache) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, seq topology.Seq) error {
-	defer c.dropMembers(e.Place, e.Channel, e.Subjects) // where they joined
-	return c.Directory.OutboxDone(ctx, e, rev, seq)
+	err := c.Directory.OutboxDone(ctx, e, rev, seq)
+	c.dropMembers(e.Place, e.Channel, e.Subjects, err) // where they joined
+	return err
 }
 
-// dropMembers follows every write, the failed ones too: such a write may have
-// been made.
-func (c *Cache) dropMembers(p topology.Place, ch topology.ChannelID, us []topology.UserID) {
+// dropMembers follows every write.
+func (c *Cache) dropMembers(p topology.Place, ch topology.ChannelID, us []topology.UserID, err error) {
+	if !mayBeDone(err) {
+		return
+	}
 	for _, u := range us {
-		c.members.drop(memberKey{p, ch, u})
+		c.dropMember(memberKey{p, ch, u})
 	}
 }
 
-// answers keeps answers of one kind. A write under way may end between a read and
-// its being kept: drop therefore raises the version, and a read that began at an
-// older one is not kept.
-type answers[K comparable, V any] struct {
-	ttl time.Duration
-	max int
-	now func() time.Time
-
-	mu      sync.Mutex
-	kept    map[K]answer[V]
-	version uint64
+func (c *Cache) dropMember(k memberKey) {
+	c.members.drop(k)
+	c.lists.drop(userKey{k.Place, k.user})
+	c.urevs.drop(userKey{k.Place, k.user})
+	c.counts.drop(channelKey{k.Place, k.channel})
 }
 
-type answer[V any] struct {
-	value V
-	until time.Time
+// changed drops what this or another process changed (S4).
+func (c *Cache) changed(what changes) {
+	for _, ws := range what.workspaces {
+		c.workspaces.drop(ws)
+	}
+	for _, k := range what.members {
+		c.dropMember(k)
+	}
 }
 
-func newAnswers[K comparable, V any](cfg CacheConfig, now func() time.Time) *answers[K, V] {
-	return &answers[K, V]{ttl: cfg.TTL, max: cfg.EntriesMax, now: now, kept: make(map[K]answer[V])}
+// changedAny drops all that can change.
+func (c *Cache) changedAny() {
+	c.workspaces.dropAll()
+	c.channels.dropAll()
+	c.members.dropAll()
+	c.lists.dropAll()
+	c.urevs.dropAll()
+	c.counts.dropAll()
 }
 
-// get answers from memory or asks; errors other than none are not kept.
-func (a *answers[K, V]) get(k K, ask func() (V, error)) (V, error) {
-	began := a.now()
-	a.mu.Lock()
-	got, ok := a.kept[k]
-	version := a.version
-	a.mu.Unlock()
-	if ok && began.Before(got.until) {
-		return got.value, nil
-	}
-	v, err := ask()
-	if err != nil {
-		if problem.Is(err, problem.NotFound) {
-			a.drop(k)
-		}
-		return v, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.version != version {
-		return v, nil
-	}
-	if len(a.kept) >= a.max {
-		a.shrink(began)
-	}
-	a.kept[k] = answer[V]{v, began.Add(a.ttl)}
-	return v, nil
+// Fresh is a Cache that asks the engine each time, and has an old answer only while
+// that is away.
+type Fresh struct {
+	*Cache
+
+	keptFor time.Duration // how long whoever asks goes by the answer
 }
 
-func (a *answers[K, V]) drop(k K) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.kept, k)
-	a.version++
+// Workspace is the workspace's row.
+func (f *Fresh) Workspace(ctx context.Context, ws topology.WorkspaceID) (Workspace, error) {
+	return f.workspaces.fresh(ws, f.keptFor, func() (Workspace, error) { return f.Directory.Workspace(ctx, ws) })
 }
 
-// shrink forgets what is too old, and everything if that makes too little room:
-// it goes over all answers, so it must not be needed again soon.
-func (a *answers[K, V]) shrink(now time.Time) {
-	for k, v := range a.kept {
-		if !now.Before(v.until) {
-			delete(a.kept, k)
-		}
-	}
-	if len(a.kept) > a.max/2 {
-		clear(a.kept)
-	}
+// User is one person.
+func (f *Fresh) User(ctx context.Context, p topology.Place, u topology.UserID) (User, error) {
+	return f.users.fresh(userKey{p, u}, f.keptFor, func() (User, error) { return f.Directory.User(ctx, p, u) })
+}
+
+// Channel is a channel's row.
+func (f *Fresh) Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (Channel, error) {
+	return f.channels.fresh(channelKey{p, ch}, f.keptFor, func() (Channel, error) { return f.Directory.Channel(ctx, p, ch) })
+}
+
+// Member is a user's membership.
+func (f *Fresh) Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error) {
+	k := memberKey{p, ch, u}
+	return f.known(k, f.keptFor)(f.members.fresh(k, f.keptFor, f.askMember(ctx, k)))
 }

@@ -37,13 +37,12 @@ func (c *handClock) add(d time.Duration) {
 
 var place = topology.Place{Workspace: "W1", Generation: 1}
 
-// cached is two processes on one file: what the other one writes, the cache
-// can't know.
-func cached(t *testing.T, cfg directory.CacheConfig) (*directory.Cache, *directory.Directory, *handClock) {
+// processes makes a directory on SQLite; each call of open is another process's.
+func processes(t *testing.T) (open func() *directory.Directory, clock *handClock) {
 	t.Helper()
-	clock := &handClock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	clock = &handClock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	file := filepath.Join(t.TempDir(), "d.db")
-	open := func() *directory.Directory {
+	open = func() *directory.Directory {
 		d, err := directory.Open(t.Context(), file, clock.now, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -55,20 +54,28 @@ func cached(t *testing.T, cfg directory.CacheConfig) (*directory.Cache, *directo
 		})
 		return d
 	}
-	mine, other := open(), open()
-	if err := other.PutWorkspace(t.Context(), directory.Workspace{ID: "W1", Epoch: 1, Generation: 1, State: directory.StateOpen}); err != nil {
+	d := open()
+	if err := d.PutWorkspace(t.Context(), directory.Workspace{ID: "W1", Epoch: 1, Generation: 1, State: directory.StateOpen}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.PutUsers(t.Context(), place, []directory.User{{ID: "U1", Name: "ann"}, {ID: "U2", Name: "bob"}}); err != nil {
+	if _, err := d.PutUsers(t.Context(), place, []directory.User{{ID: "U1", Name: "ann"}, {ID: "U2", Name: "bob"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := other.CreateChannel(t.Context(), place, directory.Channel{ID: "C1", Name: "one", CreatedBy: "U1", Importing: true}, nil); err != nil {
+	if _, _, err := d.CreateChannel(t.Context(), place, directory.Channel{ID: "C1", Name: "one", CreatedBy: "U1", Importing: true}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := other.FinishImport(t.Context(), place, "C1"); err != nil {
+	if err := d.FinishImport(t.Context(), place, "C1"); err != nil {
 		t.Fatal(err)
 	}
-	return directory.NewCache(mine, cfg), other, clock
+	return open, clock
+}
+
+// cached is two processes on one file: what the other one writes, the cache
+// can't know.
+func cached(t *testing.T, cfg directory.CacheConfig) (*directory.Cache, *directory.Directory, *handClock) {
+	t.Helper()
+	open, clock := processes(t)
+	return directory.NewCache(open(), cfg), open(), clock
 }
 
 func isMember(t *testing.T, c *directory.Cache, u topology.UserID) bool {

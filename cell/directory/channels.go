@@ -3,7 +3,6 @@ package directory
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"encoding/binary"
 	"errors"
 
@@ -25,8 +24,12 @@ const numberBits = 40
 // CreateChannel makes a channel with its first members and gives it its number. A
 // name that is taken is a Conflict.
 func (d *Directory) CreateChannel(ctx context.Context, p topology.Place, ch Channel, members []topology.UserID) (Channel, Entry, error) {
+	err := errors.Join(key("id", string(ch.ID)), key("name", ch.Name), text("topic", ch.Topic), text("import_digest", ch.ImportDigest), key("created_by", string(ch.CreatedBy)))
+	if err != nil {
+		return Channel{}, Entry{}, err
+	}
 	e := Entry{Place: p, Channel: ch.ID, Kind: change.Created, Author: ch.CreatedBy, Subjects: unique(members), At: d.now()}
-	err := d.tx(ctx, func(tx *sql.Tx) error {
+	err = d.tx(ctx, func(tx *txn) error {
 		if err := mayWrite(ctx, tx, p); err != nil {
 			return err
 		}
@@ -63,7 +66,7 @@ func (d *Directory) CreateChannel(ctx context.Context, p topology.Place, ch Chan
 
 // freeNumber is a random number that no channel of the workspace has. At 100,000
 // channels one try in ten million meets another.
-func freeNumber(ctx context.Context, tx *sql.Tx, p topology.Place) (uint64, error) {
+func freeNumber(ctx context.Context, tx *txn, p topology.Place) (uint64, error) {
 	for {
 		var b [8]byte
 		_, _ = rand.Read(b[:]) // crypto/rand's Read never fails
@@ -82,20 +85,20 @@ func freeNumber(ctx context.Context, tx *sql.Tx, p topology.Place) (uint64, erro
 
 // Channel is one channel's row, also while it is being imported.
 func (d *Directory) Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (Channel, error) {
-	return one(scanChannel, "no such channel", d.read.QueryRowContext(ctx,
-		`SELECT `+channelColumns+` FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch))
+	return one(ctx, d, scanChannel, "no such channel",
+		`SELECT `+channelColumns+` FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch)
 }
 
 // ChannelByName finds a channel by its name.
 func (d *Directory) ChannelByName(ctx context.Context, p topology.Place, name string) (Channel, error) {
-	return one(scanChannel, "no such channel", d.read.QueryRowContext(ctx,
-		`SELECT `+channelColumns+` FROM channels WHERE workspace = $1 AND generation = $2 AND name = $3`, p.Workspace, p.Generation, name))
+	return one(ctx, d, scanChannel, "no such channel",
+		`SELECT `+channelColumns+` FROM channels WHERE workspace = $1 AND generation = $2 AND name = $3`, p.Workspace, p.Generation, name)
 }
 
 // ListChannels pages, by name, the channels that a user may see: public ones and
 // the user's own; all for an admin. Channels being imported are nobody's.
 func (d *Directory) ListChannels(ctx context.Context, p topology.Place, u topology.UserID, admin bool, after string, limit int) ([]Channel, error) {
-	return many(ctx, d.read, scanChannel,
+	return many(ctx, d, scanChannel,
 		`SELECT `+channelColumns+` FROM channels c WHERE workspace = $1 AND generation = $2 AND name > $3 AND importing = 0
 		 AND (private = 0 OR $4 = 1 OR EXISTS (SELECT 1 FROM members m
 		      WHERE m.workspace = c.workspace AND m.generation = c.generation AND m.channel = c.id AND m.member = $5))
@@ -105,9 +108,12 @@ func (d *Directory) ListChannels(ctx context.Context, p topology.Place, u topolo
 
 // FinishImport shows an imported channel; one that is shown stays so.
 func (d *Directory) FinishImport(ctx context.Context, p topology.Place, ch topology.ChannelID) error {
-	return d.tx(ctx, func(tx *sql.Tx) error {
+	return d.tx(ctx, func(tx *txn) error {
 		if err := mayWrite(ctx, tx, p); err != nil {
 			return err
+		}
+		if !storable(string(ch)) {
+			return problem.New(problem.NotFound, "no such channel")
 		}
 		done, err := tx.ExecContext(ctx, `UPDATE channels SET importing = 0 WHERE workspace = $1 AND generation = $2 AND id = $3`,
 			p.Workspace, p.Generation, ch)

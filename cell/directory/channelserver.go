@@ -8,14 +8,28 @@ import (
 	"parley/internal/topology"
 )
 
-// forChannels answers what channel servers ask.
-type forChannels struct{ *Directory }
+// Rows is what channel servers ask for: a Directory, or a Cache's Fresh.
+type Rows interface {
+	Workspace(ctx context.Context, ws topology.WorkspaceID) (Workspace, error)
+	Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (Channel, error)
+	Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error)
+	UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error)
+}
 
-// ForChannels is the directory as channel servers see it: uncached, since they
-// keep answers themselves for as long as is allowed.
+// forChannels answers what channel servers ask.
+type forChannels struct{ Rows }
+
+// ForChannels is the directory as channel servers see it: asked each time, since
+// they keep answers themselves for as long as is allowed. What they get from
+// memory while the engine is away is that much younger (S2).
 //
 //nolint:ireturn // it is the consumer's interface
-func ForChannels(d *Directory) channel.Directory { return forChannels{d} }
+func ForChannels(r Rows) channel.Directory {
+	if f, ok := r.(*Fresh); ok {
+		r = &Fresh{Cache: f.Cache, keptFor: channel.KnownMax}
+	}
+	return forChannels{r}
+}
 
 // Open reports whether the workspace is open at the place's generation.
 func (f forChannels) Open(ctx context.Context, p topology.Place) (bool, error) {

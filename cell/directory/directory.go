@@ -15,17 +15,11 @@ package directory
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"math"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"parley/cell/change"
 	"parley/internal/problem"
@@ -148,103 +142,50 @@ type UserChange struct {
 //  11. Writers may come at once; readers see whole transactions, and every write
 //     that was answered before they asked.
 //  12. A context that has ended gives kind Unavailable.
+//  13. Text that is not valid UTF-8, or has a NUL, is Invalid with its field in a
+//     write. Nobody has it: who asks for it finds nothing, or has an Invalid cursor.
+//  14. A Lease is one holder's until it ends by a holder's clock, and may be renewed
+//     by that one before.
 type Directory struct {
-	write *sql.DB // one connection: SQLite has one writer
-	read  *sql.DB
-	now   func() time.Time
-	log   *slog.Logger
-}
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// uriPath hides what would end the path of a file's URI.
-var uriPath = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23") //nolint:gochecknoglobals // a constant table
-
-// readers is how many reads run side by side: SQLite reads from memory, and a
-// cell's process has few cores.
-const readers = 4
-
-// Open opens the directory in a file, and makes it if there is none.
-func Open(ctx context.Context, file string, now func() time.Time, log *slog.Logger) (*Directory, error) {
-	if file == "" {
-		return nil, problem.Field("file", "must name a file for the directory")
-	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	// FULL: a membership that was answered is kept over a power cut.
-	dsn := "file:" + uriPath.Replace(file) + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate"
-	d := &Directory{now: now, log: log}
-	var err error
-	if d.write, err = sql.Open("sqlite", dsn); err != nil {
-		return nil, problem.Wrap(err, problem.Internal, "can't open the directory %s", file)
-	}
-	d.write.SetMaxOpenConns(1)
-	if err := d.migrate(ctx); err != nil {
-		_ = d.write.Close() // the failure is what to report
-		return nil, problem.Wrap(err, problem.Unavailable, "can't open the directory %s", file)
-	}
-	if d.read, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
-		_ = d.write.Close() // as above
-		return nil, problem.Wrap(err, problem.Internal, "can't open the directory %s", file)
-	}
-	d.read.SetMaxOpenConns(readers)
-	d.read.SetMaxIdleConns(readers)
-	return d, nil
-}
-
-func (d *Directory) migrate(ctx context.Context) error {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, d.write, sub)
-	if err != nil {
-		return err
-	}
-	_, err = p.Up(ctx)
-	return err
+	engine engine
+	write  *sql.DB
+	read   *sql.DB
+	watch  *watch // nil if the engine is in this process: it can't be away
+	now    func() time.Time
+	log    *slog.Logger
 }
 
 // Close waits for what is under way and closes the directory.
-func (d *Directory) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
+func (d *Directory) Close() error {
+	return errors.Join(d.watch.stop(), d.read.Close(), d.write.Close())
+}
 
 // pending stands for the seq of a joining that is not in the log yet.
 const pending = topology.Seq(math.MaxInt64)
 
-// tx runs do in a transaction. A transaction that failed did nothing.
-func (d *Directory) tx(ctx context.Context, do func(*sql.Tx) error) error {
-	tx, err := d.write.BeginTx(ctx, nil)
-	if err != nil {
-		return failed(err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback() // the failure is what to report
-		return failed(err)
-	}
-	return failed(tx.Commit())
-}
-
-// failed gives errors of the engine a kind and leaves ours alone.
-func failed(err error) error {
-	var p *problem.Error
-	switch {
-	case err == nil, errors.As(err, &p):
-		return err
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return problem.Wrap(err, problem.Unavailable, "the request took too long; try again")
-	}
-	return problem.Wrap(err, problem.Unavailable, "the directory can't be used now; try again")
-}
-
-// mayWrite is D1.
-func mayWrite(ctx context.Context, tx *sql.Tx, p topology.Place) error {
+// mayWrite is D1. The row stays locked until the transaction ends: nobody closes
+// the workspace meanwhile, and its writers go one after the other. On an engine
+// where each statement sees what was committed before it (Postgres's READ
+// COMMITTED) that is all it takes: whatever a writer looks at in its workspace after
+// this is as the last writer left it and stays so. Writers of different workspaces
+// share the counter alone, which each locks after its workspace: no two can wait
+// for each other.
+func mayWrite(ctx context.Context, tx *txn, p topology.Place) error {
 	var state State
 	var generation topology.Generation
-	err := tx.QueryRowContext(ctx, `SELECT state, generation FROM workspaces WHERE id = $1`, p.Workspace).Scan(&state, &generation)
+	err := sql.ErrNoRows
+	if storable(string(p.Workspace)) {
+		err = tx.QueryRowContext(ctx, `SELECT state, generation FROM workspaces WHERE id = $1`+tx.forUpdate, p.Workspace).Scan(&state, &generation)
+	}
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && (state != StateOpen || generation != p.Generation)) {
 		return problem.New(problem.Moved, "this cell does not serve the workspace")
 	}
 	return err
+}
+
+// next raises the cell's counter of changes. The row stays locked until the
+// transaction ends, so that numbers rise in the order of commits.
+func next(ctx context.Context, tx *txn) (n uint64, err error) {
+	err = tx.QueryRowContext(ctx, `UPDATE counters SET value = value + 1 WHERE name = 'outbox' RETURNING value`).Scan(&n)
+	return n, err
 }

@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"parley/cell/change"
@@ -15,8 +18,12 @@ import (
 // AddMembers makes users members. The entry names those who were not; it is the
 // zero Entry if all were.
 func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topology.ChannelID, us []topology.UserID, by topology.UserID, now time.Time) (Entry, error) {
-	e := Entry{Place: p, Channel: ch, Kind: change.Joined, Author: by, At: now}
-	err := d.tx(ctx, func(tx *sql.Tx) error {
+	if err := key("by", string(by)); err != nil {
+		return Entry{}, err
+	}
+	var e Entry
+	err := d.tx(ctx, func(tx *txn) error {
+		e = Entry{Place: p, Channel: ch, Kind: change.Joined, Author: by, At: now}
 		if err := mayChange(ctx, tx, p, ch); err != nil {
 			return err
 		}
@@ -41,9 +48,13 @@ func (d *Directory) AddMembers(ctx context.Context, p topology.Place, ch topolog
 
 // RemoveMember takes a user out; the zero Entry if the user was no member.
 func (d *Directory) RemoveMember(ctx context.Context, p topology.Place, ch topology.ChannelID, u, by topology.UserID, now time.Time) (Entry, error) {
-	e := Entry{Place: p, Channel: ch, Kind: change.Left, Author: by, Subjects: []topology.UserID{u}, At: now}
-	err := d.tx(ctx, func(tx *sql.Tx) error {
-		if err := mayChange(ctx, tx, p, ch); err != nil {
+	if err := key("by", string(by)); err != nil {
+		return Entry{}, err
+	}
+	var e Entry
+	err := d.tx(ctx, func(tx *txn) error {
+		e = Entry{Place: p, Channel: ch, Kind: change.Left, Author: by, Subjects: []topology.UserID{u}, At: now}
+		if err := mayChange(ctx, tx, p, ch); err != nil || !storable(string(u)) {
 			return err
 		}
 		done, err := tx.ExecContext(ctx, `DELETE FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
@@ -66,9 +77,12 @@ func (d *Directory) RemoveMember(ctx context.Context, p topology.Place, ch topol
 }
 
 // mayChange is mayWrite, for a channel that people can be in.
-func mayChange(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID) error {
+func mayChange(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID) error {
 	if err := mayWrite(ctx, tx, p); err != nil {
 		return err
+	}
+	if !storable(string(ch)) {
+		return problem.New(problem.NotFound, "no such channel")
 	}
 	var importing bool
 	err := tx.QueryRowContext(ctx, `SELECT importing FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`,
@@ -83,19 +97,23 @@ func mayChange(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.Ch
 }
 
 // outsiders are those of us who are not members, in their order.
-func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
-	find, err := tx.PrepareContext(ctx, `SELECT COUNT(*) FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = find.Close() }() // ends with the transaction
-	var out []topology.UserID
-	for _, u := range us {
-		var n int
-		if err := find.QueryRowContext(ctx, p.Workspace, p.Generation, ch, u).Scan(&n); err != nil {
+func outsiders(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID, us []topology.UserID) ([]topology.UserID, error) {
+	in := make(map[topology.UserID]bool)
+	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
+	for part := range slices.Chunk(us, namesMax) {
+		args := []any{p.Workspace, p.Generation, ch}
+		marks := placeholders(&args, part)
+		ms, err := rowsOf(ctx, tx, scan, `SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member IN (`+marks+`)`, args...)
+		if err != nil {
 			return nil, err
 		}
-		if n == 0 {
+		for _, u := range ms {
+			in[u] = true
+		}
+	}
+	var out []topology.UserID
+	for _, u := range us {
+		if !in[u] {
 			out = append(out, u)
 		}
 	}
@@ -103,14 +121,16 @@ func outsiders(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.Ch
 }
 
 // addRows makes a recorded entry's subjects members.
-func addRows(ctx context.Context, tx *sql.Tx, e Entry) error {
-	add, err := tx.PrepareContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES ($1, $2, $3, $4, $5, 0)`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = add.Close() }() // ends with the transaction
-	for _, u := range e.Subjects {
-		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, e.joining()); err != nil {
+func addRows(ctx context.Context, tx *txn, e Entry) error {
+	for part := range slices.Chunk(e.Subjects, namesMax) {
+		args := []any{e.Place.Workspace, e.Place.Generation, e.Channel, e.joining()}
+		var rows []string
+		for _, u := range part {
+			args = append(args, u)
+			rows = append(rows, `($1, $2, $3, $`+strconv.Itoa(len(args))+`, $4, 0)`)
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO members (workspace, generation, channel, member, joined_seq, joined_rev) VALUES `+strings.Join(rows, ", "), args...)
+		if err != nil {
 			return err
 		}
 	}
@@ -120,7 +140,7 @@ func addRows(ctx context.Context, tx *sql.Tx, e Entry) error {
 // joining stands in a member's row until the entry is done.
 func (e Entry) joining() int64 { return -int64(e.ID) } //nolint:gosec // a counter of SQL's, below 2^63
 
-func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology.ChannelID, by int) error {
+func countMembers(ctx context.Context, tx *txn, p topology.Place, ch topology.ChannelID, by int) error {
 	_, err := tx.ExecContext(ctx, `UPDATE channels SET members = members + $4 WHERE workspace = $1 AND generation = $2 AND id = $3`,
 		p.Workspace, p.Generation, ch, by)
 	return err
@@ -128,12 +148,12 @@ func countMembers(ctx context.Context, tx *sql.Tx, p topology.Place, ch topology
 
 // record writes an entry into the outbox, gives it its id, and raises the urev of
 // everybody it concerns (D2).
-func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
-	if err := tx.QueryRowContext(ctx, `UPDATE counters SET value = value + 1 WHERE name = 'outbox' RETURNING value`).Scan(&e.ID); err != nil {
-		return err
-	}
+func record(ctx context.Context, tx *txn, e *Entry, kind string) error {
 	subjects, err := json.Marshal(e.Subjects)
 	if err != nil {
+		return err
+	}
+	if e.ID, err = next(ctx, tx); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (id, workspace, generation, channel, kind, author, subjects, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -141,91 +161,34 @@ func record(ctx context.Context, tx *sql.Tx, e *Entry, kind string) error {
 	if err != nil {
 		return err
 	}
-	raise, err := tx.PrepareContext(ctx, `UPDATE users SET urev = urev + 1 WHERE workspace = $1 AND generation = $2 AND id = $3 RETURNING urev`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = raise.Close() }() // ends with the transaction
-	add, err := tx.PrepareContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = add.Close() }() // as above
-	for _, u := range e.Subjects {
-		var urev topology.URev
-		if err := raise.QueryRowContext(ctx, e.Place.Workspace, e.Place.Generation, u).Scan(&urev); err != nil {
-			return err
-		}
-		if _, err := add.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, u, urev, kind, e.Channel, e.Author, e.At.UnixMicro()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// OutboxPending are the entries after one that are not done, oldest first. Those
-// of a workspace that is not open here are not among them: nobody may carry them out.
-func (d *Directory) OutboxPending(ctx context.Context, after uint64, limit int) ([]Entry, error) {
-	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox o WHERE id > $1 AND EXISTS (SELECT 1 FROM workspaces w
-		WHERE w.id = o.workspace AND w.generation = o.generation AND w.state = $2) ORDER BY id LIMIT $3`,
-		number(after), StateOpen, page(limit))
-}
-
-// OutboxOf are a channel's entries up to one, oldest first: what has to be done
-// before it, and itself unless it is done.
-func (d *Directory) OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]Entry, error) {
-	return many(ctx, d.read, scanEntry, `SELECT `+entryColumns+` FROM outbox
-		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND id <= $4 ORDER BY id LIMIT $5`,
-		p.Workspace, p.Generation, ch, number(upTo), page(limit))
-}
-
-const entryColumns = `id, workspace, generation, channel, kind, author, subjects, at`
-
-func scanEntry(s scanner) (e Entry, err error) {
-	var subjects string
-	var at int64
-	if err = s.Scan(&e.ID, &e.Place.Workspace, &e.Place.Generation, &e.Channel, &e.Kind, &e.Author, &subjects, &at); err != nil {
-		return e, err
-	}
-	e.At = time.UnixMicro(at)
-	return e, json.Unmarshal([]byte(subjects), &e.Subjects)
-}
-
-// OutboxDone takes an entry out of the outbox: its change is in the channel's log
-// at rev, with seq top-level messages up to it. Doing so twice is the same.
-func (d *Directory) OutboxDone(ctx context.Context, e Entry, rev topology.Rev, seq topology.Seq) error {
-	return d.tx(ctx, func(tx *sql.Tx) error {
-		if err := mayWrite(ctx, tx, e.Place); err != nil {
-			return err
-		}
-		gone, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1 AND workspace = $2 AND generation = $3`, e.ID, e.Place.Workspace, e.Place.Generation)
+	for part := range slices.Chunk(e.Subjects, namesMax) {
+		urevs, err := raise(ctx, tx, e.Place, part)
 		if err != nil {
 			return err
 		}
-		if n, err := gone.RowsAffected(); err != nil || n == 0 {
-			return err
+		args := []any{e.Place.Workspace, e.Place.Generation, kind, e.Channel, e.Author, e.At.UnixMicro(), e.ID}
+		var rows []string
+		for _, r := range urevs {
+			args = append(args, r.id, r.urev)
+			rows = append(rows, `($1, $2, $`+strconv.Itoa(len(args)-1)+`, $`+strconv.Itoa(len(args))+`, $3, $4, $5, $6, $7)`)
 		}
-		return settle(ctx, tx, e, rev, seq)
-	})
-}
-
-// settle notes in the rows that an entry made where the channel was.
-func settle(ctx context.Context, tx *sql.Tx, e Entry, rev topology.Rev, seq topology.Seq) error {
-	if e.Kind == change.Left {
-		return nil
-	}
-	set, err := tx.PrepareContext(ctx, `UPDATE members SET joined_seq = $5, joined_rev = $6
-		WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4 AND joined_seq = $7`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = set.Close() }() // ends with the transaction
-	for _, u := range e.Subjects {
-		if _, err := set.ExecContext(ctx, e.Place.Workspace, e.Place.Generation, e.Channel, u, seq, rev, e.joining()); err != nil {
+		_, err = tx.ExecContext(ctx, `INSERT INTO user_changes (workspace, generation, member, urev, kind, channel, author, at, entry) VALUES `+strings.Join(rows, ", "), args...)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// raise gives users their next urevs.
+func raise(ctx context.Context, tx *txn, p topology.Place, us []topology.UserID) ([]userURev, error) {
+	args := []any{p.Workspace, p.Generation}
+	marks := placeholders(&args, us)
+	out, err := rowsOf(ctx, tx, scanURev, `UPDATE users SET urev = urev + 1 WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`) RETURNING id, urev`, args...)
+	if err == nil && len(out) != len(us) {
+		err = errOutsider()
+	}
+	return out, err
 }
 
 func scanMembership(s scanner) (m Membership, err error) {
@@ -240,16 +203,16 @@ func scanMembership(s scanner) (m Membership, err error) {
 
 // ChannelsOf are all of a user's memberships, by channel.
 func (d *Directory) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
-	return many(ctx, d.read, scanMembership,
+	return many(ctx, d, scanMembership,
 		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND member = $3 ORDER BY channel LIMIT $4`,
 		p.Workspace, p.Generation, u, pageMax)
 }
 
 // Member is a user's membership of a channel; false without one.
 func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error) {
-	m, err := one(scanMembership, "no member", d.read.QueryRowContext(ctx,
+	m, err := one(ctx, d, scanMembership, "no member",
 		`SELECT channel, joined_seq, joined_rev FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member = $4`,
-		p.Workspace, p.Generation, ch, u))
+		p.Workspace, p.Generation, ch, u)
 	if problem.Is(err, problem.NotFound) {
 		return Membership{}, false, nil
 	}
@@ -259,7 +222,7 @@ func (d *Directory) Member(ctx context.Context, p topology.Place, ch topology.Ch
 // Members pages a channel's members by id.
 func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error) {
 	scan := func(s scanner) (u topology.UserID, err error) { err = s.Scan(&u); return u, err }
-	return many(ctx, d.read, scan,
+	return many(ctx, d, scan,
 		`SELECT member FROM members WHERE workspace = $1 AND generation = $2 AND channel = $3 AND member > $4 ORDER BY member LIMIT $5`,
 		p.Workspace, p.Generation, ch, after, page(limit))
 }
@@ -267,6 +230,6 @@ func (d *Directory) Members(ctx context.Context, p topology.Place, ch topology.C
 // MemberCount is how many members a channel has.
 func (d *Directory) MemberCount(ctx context.Context, p topology.Place, ch topology.ChannelID) (int, error) {
 	scan := func(s scanner) (n int, err error) { err = s.Scan(&n); return n, err }
-	return one(scan, "no such channel", d.read.QueryRowContext(ctx,
-		`SELECT members FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch))
+	return one(ctx, d, scan, "no such channel",
+		`SELECT members FROM channels WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, ch)
 }

@@ -21,8 +21,13 @@ func scanUser(s scanner) (u User, err error) {
 // PutUsers adds people and returns them in the order given; one whose name exists
 // is returned as it is stored.
 func (d *Directory) PutUsers(ctx context.Context, p topology.Place, us []User) ([]User, error) {
+	for _, u := range us {
+		if err := errors.Join(key("id", string(u.ID)), key("name", u.Name), text("display_name", u.DisplayName)); err != nil {
+			return nil, err
+		}
+	}
 	out := make([]User, len(us))
-	err := d.tx(ctx, func(tx *sql.Tx) error {
+	err := d.tx(ctx, func(tx *txn) error {
 		if err := mayWrite(ctx, tx, p); err != nil {
 			return err
 		}
@@ -67,13 +72,13 @@ func flag(b bool) int {
 
 // User is one person; NotFound if there is none.
 func (d *Directory) User(ctx context.Context, p topology.Place, u topology.UserID) (User, error) {
-	return one(scanUser, "no such user", d.read.QueryRowContext(ctx,
-		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, u))
+	return one(ctx, d, scanUser, "no such user",
+		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND id = $3`, p.Workspace, p.Generation, u)
 }
 
 // Users pages the people by id.
 func (d *Directory) Users(ctx context.Context, p topology.Place, after topology.UserID, limit int) ([]User, error) {
-	return many(ctx, d.read, scanUser,
+	return many(ctx, d, scanUser,
 		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND id > $3 ORDER BY id LIMIT $4`,
 		p.Workspace, p.Generation, after, page(limit))
 }
@@ -84,13 +89,13 @@ const namesMax = 500
 // UsersByName finds people by name or by id; who is not found is left out.
 func (d *Directory) UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error) {
 	out := make(map[string]topology.UserID, len(names))
-	names = names[:min(len(names), namesMax)]
+	names = storableOf(names[:min(len(names), namesMax)])
 	if len(names) == 0 {
 		return out, nil
 	}
 	args := []any{p.Workspace, p.Generation}
 	marks := placeholders(&args, names)
-	us, err := many(ctx, d.read, scanUser,
+	us, err := many(ctx, d, scanUser,
 		`SELECT `+userColumns+` FROM users WHERE workspace = $1 AND generation = $2 AND (name IN (`+marks+`) OR id IN (`+marks+`))`, args...)
 	if err != nil {
 		return nil, err
@@ -104,20 +109,23 @@ func (d *Directory) UsersByName(ctx context.Context, p topology.Place, names []s
 	return out, nil
 }
 
+type userURev struct {
+	id   topology.UserID
+	urev topology.URev
+}
+
+func scanURev(s scanner) (r userURev, err error) { err = s.Scan(&r.id, &r.urev); return r, err }
+
 // URevs are the urevs of many users; who is not known is left out.
 func (d *Directory) URevs(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]topology.URev, error) {
-	type row struct {
-		id   topology.UserID
-		urev topology.URev
-	}
-	scan := func(s scanner) (r row, err error) { err = s.Scan(&r.id, &r.urev); return r, err }
 	out := make(map[topology.UserID]topology.URev, len(us))
+	us = storableOf(us)
 	for len(us) > 0 {
 		part := us[:min(len(us), namesMax)]
 		us = us[len(part):]
 		args := []any{p.Workspace, p.Generation}
 		marks := placeholders(&args, part)
-		rows, err := many(ctx, d.read, scan,
+		rows, err := many(ctx, d, scanURev,
 			`SELECT id, urev FROM users WHERE workspace = $1 AND generation = $2 AND id IN (`+marks+`)`, args...)
 		if err != nil {
 			return nil, err
@@ -135,7 +143,7 @@ func (d *Directory) UserChanges(ctx context.Context, p topology.Place, u topolog
 		err = s.Scan(&c.URev, &c.Kind, &c.Channel, &c.By, &c.At)
 		return c, err
 	}
-	return many(ctx, d.read, scan,
+	return many(ctx, d, scan,
 		`SELECT urev, kind, channel, author, at FROM user_changes
 		 WHERE workspace = $1 AND generation = $2 AND member = $3 AND urev > $4 ORDER BY urev LIMIT $5`,
 		p.Workspace, p.Generation, u, number(after), page(limit))
@@ -155,7 +163,10 @@ func placeholders[T any](args *[]any, values []T) string {
 }
 
 // known refuses users that are not people of the workspace.
-func known(ctx context.Context, tx *sql.Tx, p topology.Place, us []topology.UserID) error {
+func known(ctx context.Context, tx *txn, p topology.Place, us []topology.UserID) error {
+	if len(storableOf(us)) < len(us) {
+		return errOutsider()
+	}
 	for len(us) > 0 {
 		part := us[:min(len(us), namesMax)]
 		us = us[len(part):]
@@ -167,8 +178,12 @@ func known(ctx context.Context, tx *sql.Tx, p topology.Place, us []topology.User
 			return err
 		}
 		if n != len(part) {
-			return problem.Field("user_ids", "names somebody who is not in this workspace")
+			return errOutsider()
 		}
 	}
 	return nil
+}
+
+func errOutsider() error {
+	return problem.Field("user_ids", "names somebody who is not in this workspace")
 }

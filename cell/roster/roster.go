@@ -7,7 +7,10 @@
 //
 //	R1 The changes of a channel's log are in the order of the directory's: an entry
 //	   is carried out only when every older one of its channel is, and by one
-//	   goroutine of the process at a time.
+//	   goroutine of the process at a time. Another process may be at the same
+//	   entries: it, too, begins with the oldest that is pending, and what is pending
+//	   no more is in the log. Both may hand in the same entry; the log takes it once,
+//	   by its key, for far longer than a call may take.
 //	R2 A call that succeeds leaves nothing of what it found pending in its channel,
 //	   also when it changed nothing itself: it may be the repeat of one that died.
 //	R3 A channel that refuses its entries holds up no other channel.
@@ -36,6 +39,7 @@ type Directory interface {
 	OutboxPending(ctx context.Context, after uint64, limit int) ([]directory.Entry, error)
 	OutboxOf(ctx context.Context, p topology.Place, ch topology.ChannelID, upTo uint64, limit int) ([]directory.Entry, error)
 	OutboxDone(ctx context.Context, e directory.Entry, rev topology.Rev, seq topology.Seq) error
+	Lease(ctx context.Context, name, holder string, now time.Time, length time.Duration) (bool, error)
 }
 
 // Members commits a change of membership to a channel's log; the same key is
@@ -49,6 +53,9 @@ type Config struct {
 	// Every is how often Run looks for entries that a crash left: long against a
 	// call's own few milliseconds, short against a person's patience.
 	Every time.Duration
+	// Name tells the process from others on the same directory: one of them carries
+	// out what was left, as long as it lives. Empty if there are no others.
+	Name string
 }
 
 // Roster changes memberships.

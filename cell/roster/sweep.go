@@ -19,6 +19,8 @@ const (
 	refusalsMax = 10_000
 	// patienceMax bounds, in sweeps, how long a channel that refuses is left alone.
 	patienceMax = 64
+	// leaseSweeps is how many sweeps a process may miss before another takes over.
+	leaseSweeps = 3
 )
 
 // refusal says that a channel refused an entry for good, as far as can be told,
@@ -46,9 +48,21 @@ func (r *Roster) Run(ctx context.Context, ready func()) error {
 	}
 }
 
+// mySweep reports whether this process is to sweep. Two at once do no harm (R1), but
+// all at once are that many times the load just when something is wrong.
+func (r *Roster) mySweep(ctx context.Context, now time.Time) (bool, error) {
+	if r.cfg.Name == "" {
+		return true, nil
+	}
+	return r.dir.Lease(ctx, "outbox", r.cfg.Name, now, leaseSweeps*r.cfg.Every)
+}
+
 // sweep goes over the whole outbox once.
 func (r *Roster) sweep(ctx context.Context) error {
 	now := r.now()
+	if mine, err := r.mySweep(ctx, now); err != nil || !mine {
+		return err
+	}
 	var first error
 	var after uint64
 	for {

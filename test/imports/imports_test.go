@@ -110,6 +110,26 @@ func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 	}
 }
 
+// TestPgxStaysBehindTheDirectory: the directory's SQL is for SQLite, too.
+func TestPgxStaysBehindTheDirectory(t *testing.T) {
+	const pgx = "github.com/jackc/pgx"
+	seen := false
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			if !under(imp, pgx) {
+				continue
+			}
+			seen = true
+			if p.ImportPath != "parley/cell/directory" {
+				t.Errorf("%s imports pgx: everything relational goes through cell/directory, so that it runs on SQLite as well", p.ImportPath)
+			}
+		}
+	}
+	if !seen {
+		t.Error("the rule for pgx is about no package")
+	}
+}
+
 // TestNobodyImportsWhatBreaksAndMeasures: drills and benchmarks look at the product
 // from outside, and must be free to change without it.
 func TestNobodyImportsWhatBreaksAndMeasures(t *testing.T) {

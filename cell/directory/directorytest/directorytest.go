@@ -19,7 +19,8 @@ import (
 
 // Instance is one directory under test, empty at first.
 type Instance interface {
-	// Directory is the directory; after Crash it is another one.
+	// Directory is the directory; after Crash it is another one. Several processes
+	// on one engine may be given in turn: the contract is that of all together.
 	Directory() *directory.Directory
 	// Crash ends the directory without warning, as kill -9 or the loss of power
 	// would, and opens again what is left. No call is under way meanwhile.
@@ -40,7 +41,9 @@ func Run(t *testing.T, h Harness) {
 	}{
 		{"C1_Workspaces", workspaces},
 		{"C1_D3_EpochNeverGoesBack", epochNeverGoesBack},
+		{"C1_D3_EpochsRace", epochsRace},
 		{"C2_D1_ClosedIsRefused", closedIsRefused},
+		{"C2_D1_NothingIsWrittenAfterClosing", nothingAfterClosing},
 		{"C2_PlacesApart", placesApart},
 		{"C3_PutUsersIsRepeatable", putUsers},
 		{"C3_PutUsersIsAllOrNothing", putUsersAllOrNothing},
@@ -62,6 +65,9 @@ func Run(t *testing.T, h Harness) {
 		{"C11_ReadersSeeWholeTransactions", readersSeeWhole},
 		{"C11_ReadYourWrites", readYourWrites},
 		{"C12_EndedContext", endedContext},
+		{"C13_TextIsChecked", textIsChecked},
+		{"C14_Lease", lease},
+		{"C14_LeaseIsOnes", leaseIsOnes},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, newWorld(t, h)) })
 	}

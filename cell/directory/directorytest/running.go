@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"parley/cell/directory"
+	"parley/internal/problem"
 	"parley/internal/topology"
 )
 
@@ -162,12 +163,12 @@ func writersAtOnce(t *testing.T, w *world) {
 	w.people(t, w.place, us...)
 	w.channel(t, w.place, "C0", "U0")
 	w.channel(t, w.place, "C1", "U0")
-	d := w.Directory()
 	errs := make(chan error, writers)
 	var wg sync.WaitGroup
 	for g := range writers {
 		wg.Go(func() {
 			for i := range rounds {
+				d := w.Directory()
 				ch := topology.ChannelID(fmt.Sprintf("C%d", (g+i)%2))
 				if _, err := d.AddMembers(bg(), w.place, ch, us[g%2:], "U0", start); err != nil {
 					errs <- err
@@ -201,7 +202,6 @@ func writersAtOnce(t *testing.T, w *world) {
 func readersSeeWhole(t *testing.T, w *world) {
 	const rounds = 40
 	w.people(t, w.place, "U1", "U2")
-	d := w.Directory()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for g := range 4 {
@@ -213,6 +213,7 @@ func readersSeeWhole(t *testing.T, w *world) {
 				default:
 				}
 				ch := topology.ChannelID(fmt.Sprintf("Cx%d", i%rounds))
+				d := w.Directory()
 				_, missing := d.Channel(bg(), w.place, ch)
 				us, err := d.Members(bg(), w.place, ch, "", all)
 				if err != nil || len(us) == 1 || (missing == nil && len(us) == 0) {
@@ -253,4 +254,66 @@ func readYourWrites(t *testing.T, w *world) {
 	}
 	wg.Wait()
 	w.snapshot(t, w.place).consistent(t)
+}
+
+// nothingAfterClosing closes the workspace among writers: what is written when that
+// has been answered is all there ever is.
+func nothingAfterClosing(t *testing.T, w *world) {
+	const writers, rounds = 6, 8
+	w.people(t, w.place, "U1", "U2", "U3")
+	w.channel(t, w.place, "C1", "U1")
+	epoch := topology.Epoch(1)
+	for range rounds {
+		w.open(t, w.place, epoch+1)
+		var wg sync.WaitGroup
+		begun := make(chan struct{}, writers)
+		for g := range writers {
+			wg.Go(func() {
+				u := topology.UserID(fmt.Sprintf("U%d", 1+g%3))
+				for i := 0; ; i++ {
+					_, err := w.Directory().AddMembers(bg(), w.place, "C1", []topology.UserID{u}, "U1", start)
+					if err == nil {
+						_, err = w.Directory().RemoveMember(bg(), w.place, "C1", u, "U1", start)
+					}
+					if i == 0 {
+						begun <- struct{}{}
+					}
+					if problem.Is(err, problem.Moved) {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for range writers {
+			<-begun
+		}
+		epoch += 2
+		w.put(t, w.place, epoch, directory.StateFenced)
+		closed := w.snapshot(t, w.place)
+		wg.Wait()
+		want(t, "after closing", closed, w.snapshot(t, w.place))
+		closed.consistent(t)
+	}
+}
+
+// epochsRace puts many epochs at once: the highest stays.
+func epochsRace(t *testing.T, w *world) {
+	var wg sync.WaitGroup
+	for e := range topology.Epoch(24) {
+		wg.Go(func() {
+			err := w.Directory().PutWorkspace(bg(), directory.Workspace{ID: "Wnew", Epoch: e + 1, Generation: topology.Generation(e), State: directory.StateOpen})
+			if err != nil && !problem.Is(err, problem.Conflict) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := w.Directory().Workspace(bg(), "Wnew")
+	if err != nil || got.Epoch != 24 || got.Generation != 23 {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
