@@ -54,3 +54,29 @@ type Log interface {
 	Wait(ctx context.Context, partition topology.Shard, after Position) error
 	End(ctx context.Context, partition topology.Shard) (Position, error)
 }
+
+// Assigner is an event log that can share a group's partitions out among several
+// processes. One without it is read by one process. The contract, of a Log that has it:
+//
+//  1. Assign makes the caller a member of the group until ctx ends, and returns when
+//     it has left. Each partition is one member's; members that come, leave or die make
+//     brokers share out anew, as soon as they notice. One process joins a group once.
+//  2. The member's methods are called one at a time. What was gained is the member's
+//     until it is released or lost.
+//  3. Release is called before others gain the partitions, and they wait for it to
+//     return: positions committed until then are those that the next one reads.
+//  4. Lose is called when others may have the partitions already.
+//  5. A commit of a partition that the member does not have is refused with kind
+//     Fenced, and changes nothing.
+type Assigner interface {
+	Assign(ctx context.Context, group string, m Member) error
+}
+
+// Member is told which partitions are its own. A list may be empty.
+type Member interface {
+	Gain(ps []topology.Shard)
+	// Release ends the work on partitions and commits how far it came.
+	Release(ps []topology.Shard)
+	// Lose ends the work on partitions and commits nothing.
+	Lose(ps []topology.Shard)
+}

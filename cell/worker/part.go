@@ -24,12 +24,22 @@ type part struct {
 	since     time.Time // when at first left committed
 	begun     bool
 	had       map[topology.ChannelRef]topology.Rev
+
+	// Of partitions that are shared out, see share.go.
+	stop context.CancelFunc
+	lost atomic.Bool   // another worker may have the partition: commit nothing
+	done chan struct{} // closed when consume has returned
+}
+
+func newPart(w *Worker, id topology.Shard) *part {
+	return &part{w: w, id: id, had: map[topology.ChannelRef]topology.Rev{}, done: make(chan struct{})}
 }
 
 func (p *part) position() eventlog.Position { return eventlog.Position(p.at.Load()) }
 
 // consume handles the partition's events until ctx ends.
 func (p *part) consume(ctx context.Context) {
+	defer close(p.done)
 	pause := retryMin
 	for ctx.Err() == nil {
 		err := p.turn(ctx)
@@ -45,6 +55,9 @@ func (p *part) consume(ctx context.Context) {
 		p.w.deps.Log.Warn("events not handled; trying again", "shard", p.id, "err", err, "dur", wait)
 		sleep(ctx, wait)
 		pause = min(2*pause, p.w.cfg.RetryMax)
+	}
+	if p.lost.Load() {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopMax)
 	defer cancel()

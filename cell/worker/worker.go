@@ -4,9 +4,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,8 +22,9 @@ import (
 // Config is a consumer group's settings.
 type Config struct {
 	Group string // its name in the event log: never reuse one
-	// Partitions are those that this worker consumes; nil = all. Two workers of a
-	// group with a partition in common do its work twice.
+	// Partitions are those that this worker consumes. Two workers of a group with a
+	// partition in common do its work twice. Nil = what the event log gives it, if it
+	// is an eventlog.Assigner, else all.
 	Partitions []topology.Shard
 	Batch      int // events handled at once: 1 to 10,000, default 500. More costs memory, less costs calls
 	// Active is how many batches are handled side by side, of different
@@ -71,11 +74,14 @@ const (
 type Worker struct {
 	cfg     Config
 	deps    Deps
-	slots   chan struct{} // held while a batch is handled
-	parts   []*part
+	shares  eventlog.Assigner // nil = the partitions stay what they are
+	slots   chan struct{}     // held while a batch is handled
 	handled atomic.Uint64
 	retries atomic.Uint64
 	descs   descs
+
+	mu    sync.Mutex
+	parts map[topology.Shard]*part
 }
 
 // New checks the config.
@@ -92,7 +98,11 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if cfg.RetryMax == 0 {
 		cfg.RetryMax = retryNormal
 	}
+	var shares eventlog.Assigner
 	if cfg.Partitions == nil {
+		shares, _ = deps.Events.(eventlog.Assigner)
+	}
+	if cfg.Partitions == nil && shares == nil {
 		for p := range topology.Shard(topology.Shards) {
 			cfg.Partitions = append(cfg.Partitions, p)
 		}
@@ -107,9 +117,12 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		return nil, problem.New(problem.Internal, "a worker needs an event log and a handler")
 	}
 	deps.Log = deps.Log.With("group", cfg.Group)
-	w := &Worker{cfg: cfg, deps: deps, slots: make(chan struct{}, cfg.Active), descs: newDescs(cfg.Group)}
+	w := &Worker{
+		cfg: cfg, deps: deps, shares: shares, slots: make(chan struct{}, cfg.Active), descs: newDescs(cfg.Group),
+		parts: map[topology.Shard]*part{},
+	}
 	for _, p := range cfg.Partitions {
-		w.parts = append(w.parts, &part{w: w, id: p, had: map[topology.ChannelRef]topology.Rev{}})
+		w.parts[p] = newPart(w, p)
 	}
 	return w, nil
 }
@@ -141,13 +154,23 @@ func (c Config) check() error {
 // Run consumes until ctx ends; then it stores how far it has come. It is called
 // once.
 func (w *Worker) Run(ctx context.Context, ready func()) error {
+	if w.shares != nil {
+		return w.share(ctx, ready)
+	}
 	var all sync.WaitGroup
-	for _, p := range w.parts {
+	for _, p := range w.all() {
 		all.Go(func() { p.consume(ctx) })
 	}
 	ready()
 	all.Wait()
 	return nil
+}
+
+// all are the worker's partitions at the moment.
+func (w *Worker) all() []*part {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.SortedFunc(maps.Values(w.parts), func(a, b *part) int { return cmp.Compare(a.id, b.id) })
 }
 
 // Handled is how many events were handled since the start.
@@ -156,10 +179,23 @@ func (w *Worker) Handled() uint64 { return w.handled.Load() }
 // Retries is how often something failed and was tried again since the start.
 func (w *Worker) Retries() uint64 { return w.retries.Load() }
 
+// ends is what an event log has that says at once where all partitions end.
+type ends interface {
+	Ends(ctx context.Context) ([]eventlog.Position, error)
+}
+
 // Lag is how many events wait to be handled, in all of the worker's partitions.
 func (w *Worker) Lag(ctx context.Context) (uint64, error) {
+	end := func(p topology.Shard) (eventlog.Position, error) { return w.deps.Events.End(ctx, p) }
+	if l, ok := w.deps.Events.(ends); ok {
+		all, err := l.Ends(ctx)
+		if err != nil {
+			return 0, err
+		}
+		end = func(p topology.Shard) (eventlog.Position, error) { return all[p], nil }
+	}
 	var lag uint64
-	for _, p := range w.parts {
+	for _, p := range w.all() {
 		at := eventlog.Position(p.at.Load())
 		if at == 0 { // not begun yet
 			var err error
@@ -167,7 +203,7 @@ func (w *Worker) Lag(ctx context.Context) (uint64, error) {
 				return 0, err
 			}
 		}
-		end, err := w.deps.Events.End(ctx, p.id)
+		end, err := end(p.id)
 		if err != nil {
 			return 0, err
 		}
