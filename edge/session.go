@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,7 @@ type session struct {
 	greeted   time.Time // when the hello was given; zero before
 	resumed   bool      // the client's resume frame is here
 	idle      bool      // the client said that its user is away
-	cursors   map[topology.ChannelID]*cursor
+	cursors   cursors
 	awaiting  map[topology.ChannelID]struct{} // resumed by the client, not yet live
 	held      []*held                         // sent to a gateway and not answered, or not yet sent; by Req
 	heldBytes int
@@ -70,15 +71,6 @@ type attachment struct {
 	s      *session
 	wire   *wire
 	opened bool
-}
-
-// cursor is where a session is in a channel: at its group's rev while it is in
-// one, else at rev. It is written under both the group's lane and the session's
-// mu, so either is enough to read it; seat is the lane's alone.
-type cursor struct {
-	rev   topology.Rev
-	group *group
-	seat  int
 }
 
 // held is a client's post or mark that has no answer yet.
@@ -168,6 +160,7 @@ func (s *session) greet(payload []byte, now time.Time) (wake bool) {
 		s.owner.log.Warn("a hello could not be read", "session", s.number, "err", err)
 	}
 	s.greeted = now
+	s.cursors = slices.Grow(s.cursors, len(h.Channels)+1)
 	s.startAt(chat.UserCursor, topology.Rev(h.URev))
 	if !s.resume {
 		for _, c := range h.Channels {
@@ -178,8 +171,8 @@ func (s *session) greet(payload []byte, now time.Time) (wake bool) {
 }
 
 func (s *session) startAt(ch topology.ChannelID, rev topology.Rev) {
-	if _, ok := s.cursors[ch]; !ok {
-		s.cursors[ch] = &cursor{rev: rev}
+	if s.cursors.find(ch) == nil {
+		s.cursors.put(&cursor{channel: ch, rev: rev})
 	}
 }
 

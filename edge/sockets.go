@@ -14,7 +14,6 @@ import (
 
 	"parley/internal/problem"
 	"parley/internal/token"
-	"parley/internal/topology"
 	"parley/internal/wire/chat"
 )
 
@@ -66,8 +65,7 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 	now := time.Now()
 	s := &session{
 		number: k.next.Add(1), claims: c, ws: ws, raw: ws.NetConn(), br: br, owner: k, resume: resume, homeless: now,
-		cursors: map[topology.ChannelID]*cursor{},
-		bucket:  bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
+		bucket: bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
 	}
 	s.out = queue{conn: s.raw, direct: newDirect(s.raw), writeMax: k.cfg.WriteMax, gated: true, bytesMax: k.cfg.QueueBytesMax, framesMax: k.cfg.QueueFramesMax}
 	s.alive()
