@@ -63,6 +63,7 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 		return nil //nolint:nilerr // gorilla has answered
 	}
 	now := time.Now()
+	c.ID = "" // of no use from here on
 	s := &session{
 		number: k.next.Add(1), claims: c, ws: ws, raw: ws.NetConn(), br: br, owner: k, resume: resume, homeless: now,
 		bucket: bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
