@@ -125,7 +125,7 @@ func (s *session) takeResume(f chat.ClientFrame) error {
 	s.resumed = true
 	s.awaiting = make(map[topology.ChannelID]struct{}, len(f.Cursors))
 	for ch, rev := range f.Cursors {
-		s.cursors[ch] = &cursor{rev: rev}
+		s.cursors.put(&cursor{channel: ch, rev: rev})
 		if ch != chat.UserCursor {
 			s.awaiting[ch] = struct{}{}
 		}

@@ -8,7 +8,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"parley/internal/topology"
 	"parley/internal/wire/chat"
 	"parley/internal/wire/frame"
 )
@@ -29,7 +28,7 @@ func FuzzClientFrame(f *testing.F) {
 		defer func() { _, _ = a.Close(), b.Close() }()
 		cfg := Config{}.withDefaults()
 		k := newSockets(cfg, newPool(cfg, nil, nil, newMetrics(nil), slog.New(slog.DiscardHandler)), newMetrics(nil), slog.New(slog.DiscardHandler))
-		s := &session{raw: a, owner: k, resume: resume, said: make(chan struct{}), cursors: map[topology.ChannelID]*cursor{}}
+		s := &session{raw: a, owner: k, resume: resume}
 		s.bucket = bucket{perS: 1, burst: 2, tokens: 2, at: time.Now()}
 		s.out = queue{conn: a, writeMax: time.Millisecond, gated: true, bytesMax: 1 << 20, framesMax: 16} // gated: queued, not written
 		for range 2 {

@@ -38,7 +38,7 @@ type Config struct {
 	ColdKeys  []token.Key   // public keys that count beside the table's
 	ColdEvery time.Duration // pause between two questions to ColdCells [2 s]
 
-	SocketsMax     int           // 1 … 1,000,000; each costs some 15 KB [50,000]
+	SocketsMax     int           // 1 … 1,000,000; each costs some 6 KB, 15 below TLS [50,000]
 	QueueBytesMax  int           // what may wait for one socket; less cuts slow ones sooner [2 MiB]
 	QueueFramesMax int           // the same in frames [4,096]
 	Heartbeat      time.Duration // the client's pace, as the gateway's hello says it; silence of 3 of them ends a socket [10 s]

@@ -88,7 +88,7 @@ func (s *session) flush(scratch []byte) {
 	rest, done, err := s.out.tryWrite(scratch, &s.owner.buffers)
 	switch {
 	case err != nil:
-		_ = s.raw.Close() // the reader notices and cleans up
+		s.cut()
 	case !done:
 		s.owner.write(func() { s.write(rest) })
 	}

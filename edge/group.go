@@ -124,11 +124,11 @@ func (a *attachment) join(g *group) bool {
 	if s.att != a {
 		return true
 	}
-	c := s.cursors[g.channel]
+	c := s.cursors.find(g.channel)
 	switch {
 	case c == nil:
-		c = &cursor{rev: g.rev}
-		s.cursors[g.channel] = c
+		c = &cursor{channel: g.channel, rev: g.rev}
+		s.cursors.put(c)
 	case c.group != nil:
 		return true // a double
 	case c.rev != g.rev:
@@ -136,7 +136,10 @@ func (a *attachment) join(g *group) bool {
 			"channel", string(g.channel), "rev", uint64(c.rev), "step", uint64(g.rev))
 		return false
 	}
-	delete(s.awaiting, g.channel)
+	if delete(s.awaiting, g.channel); len(s.awaiting) == 0 {
+		s.awaiting = nil
+	}
+	c.channel = g.channel // one string for all members
 	c.group, c.seat = g, len(g.members)
 	g.members = append(g.members, member{a: a, c: c})
 	return true
@@ -152,9 +155,9 @@ func (w *wire) leave(g *group, f frame.Leave) {
 		}
 		s := a.s
 		s.mu.Lock()
-		if c := s.cursors[g.channel]; s.att == a && c != nil && c.group == g {
+		if c := s.cursors.find(g.channel); s.att == a && c != nil && c.group == g {
 			g.remove(c)
-			delete(s.cursors, g.channel)
+			s.cursors.drop(g.channel)
 		}
 		s.mu.Unlock()
 	}

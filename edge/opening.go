@@ -111,14 +111,14 @@ func sharedCursors(batch []opening) map[position][]topology.SessionID {
 }
 
 // cursorList is the cursors as frames carry them. The caller holds s.mu.
-func cursorList(cs map[topology.ChannelID]*cursor) []frame.Cursor {
+func cursorList(cs cursors) []frame.Cursor {
 	out := make([]frame.Cursor, 0, len(cs))
-	for ch, c := range cs {
+	for _, c := range cs {
 		rev := c.rev
 		if failpoint.Mutant(failpoint.ResumeAhead) {
 			rev++
 		}
-		out = append(out, frame.Cursor{Channel: ch, Rev: rev})
+		out = append(out, frame.Cursor{Channel: c.channel, Rev: rev})
 	}
 	return out
 }

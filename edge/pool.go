@@ -200,10 +200,10 @@ func (p *pool) detach(a *attachment, tell bool) bool {
 		}
 	}
 	if failpoint.Mutant(failpoint.TrustOldLink) { // it goes on to take what comes from there
-		for ch, c := range s.cursors {
-			s.cursors[ch] = &cursor{rev: c.rev}
+		for i, c := range s.cursors {
+			s.cursors[i] = &cursor{channel: c.channel, rev: c.rev}
 			if c.group != nil {
-				s.cursors[ch].rev = c.group.rev
+				s.cursors[i].rev = c.group.rev
 			}
 		}
 		s.mu.Unlock()

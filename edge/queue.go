@@ -20,10 +20,12 @@ type queue struct {
 
 	mu        sync.Mutex
 	waiting   [][]byte
-	bytes     int  // waiting and being written
-	gated     bool // nothing goes out before the hello
-	writing   bool // somebody writes, or is about to
-	ending    bool // a close frame is the last; nothing more is taken
+	bytes     int           // waiting and being written
+	gated     bool          // nothing goes out before the hello
+	writing   bool          // somebody writes, or is about to
+	ending    bool          // a close frame is the last; nothing more is taken
+	ended     bool          // it is out
+	told      chan struct{} // closed when it is; nil while nobody waits
 	bytesMax  int
 	framesMax int
 }
@@ -101,6 +103,29 @@ func (q *queue) take(spare [][]byte) (fs [][]byte, writeMax time.Duration, last 
 		return nil, 0, q.ending
 	}
 	return fs, q.writeMax, false
+}
+
+// written is closed when the close frame is out.
+func (q *queue) written() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.told == nil {
+		q.told = make(chan struct{})
+		if q.ended {
+			close(q.told)
+		}
+	}
+	return q.told
+}
+
+// allWritten is the writer's word that it is, once.
+func (q *queue) allWritten() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
+	if q.told != nil {
+		close(q.told)
+	}
 }
 
 func (q *queue) wrote(n int) {

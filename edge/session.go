@@ -1,10 +1,11 @@
 package edge
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,12 +31,20 @@ type session struct {
 	owner  *sockets
 	resume bool // the client announced a resume frame
 	bucket bucket
-	over   atomic.Bool   // no more frames are taken from the client
-	said   chan struct{} // closed by the writer when the close frame is out
+	over   atomic.Bool // no more frames are taken from the client
+
+	// A plain socket is read by its loop; one below TLS by a goroutine, and has
+	// none of these.
+	br      *bufio.Reader // gorilla's, with a buffer only while the socket is read
+	loop    *pollLoop
+	seat    int32
+	watched bool        // the loop's epoll instance knows the socket
+	parked  atomic.Bool // nobody reads it, until it has something
 
 	heard   atomic.Int64 // unix ns of the client's last sign of life
 	pinged  atomic.Int64 // unix ns of our last ping
 	leaveAt atomic.Int64 // unix ns by which a draining edge closes it; 0 = stays
+	cutAt   atomic.Int64 // unix ns by which it is cut, its close frame being out; 0 = not yet
 
 	mu        sync.Mutex
 	att       *attachment // nil: at no gateway
@@ -46,7 +55,7 @@ type session struct {
 	greeted   time.Time // when the hello was given; zero before
 	resumed   bool      // the client's resume frame is here
 	idle      bool      // the client said that its user is away
-	cursors   map[topology.ChannelID]*cursor
+	cursors   cursors
 	awaiting  map[topology.ChannelID]struct{} // resumed by the client, not yet live
 	held      []*held                         // sent to a gateway and not answered, or not yet sent; by Req
 	heldBytes int
@@ -62,15 +71,6 @@ type attachment struct {
 	s      *session
 	wire   *wire
 	opened bool
-}
-
-// cursor is where a session is in a channel: at its group's rev while it is in
-// one, else at rev. It is written under both the group's lane and the session's
-// mu, so either is enough to read it; seat is the lane's alone.
-type cursor struct {
-	rev   topology.Rev
-	group *group
-	seat  int
 }
 
 // held is a client's post or mark that has no answer yet.
@@ -118,10 +118,10 @@ func (s *session) write(rest []byte) {
 	last, err := s.out.write(rest, &s.owner.buffers)
 	switch {
 	case err != nil:
-		_ = s.raw.Close() // the reader notices and cleans up
+		s.cut()
 	case last:
-		_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // as above, at the latest then
-		close(s.said)
+		s.cutAt.Store(time.Now().Add(closeWait).UnixNano())
+		s.out.allWritten()
 	}
 }
 
@@ -137,64 +137,6 @@ func (s *session) end(code uint16, reason string, events ...any) {
 		s.flush(nil)
 	}
 	s.owner.leave(s)
-}
-
-// read runs until the socket ends.
-func (s *session) read() {
-	defer s.owner.remove(s)
-	s.ws.SetReadLimit(chat.SocketFrameBytesMax) // decoded bytes: compression is never negotiated
-	s.ws.SetPingHandler(func(data string) error {
-		s.alive()
-		s.sendFrame(framed(opPong, []byte(data)))
-		return nil
-	})
-	s.ws.SetPongHandler(func(string) error {
-		s.alive()
-		return nil
-	})
-	s.ws.SetCloseHandler(func(int, string) error { return nil }) // answered below, in order
-	for {
-		kind, data, err := s.ws.ReadMessage()
-		if err != nil {
-			s.readFailed(err)
-			return
-		}
-		s.alive()
-		if s.over.Load() {
-			continue
-		}
-		if kind != websocket.TextMessage {
-			s.refuse("", problem.New(problem.Invalid, "frames must be JSON text"))
-			continue
-		}
-		s.take(data)
-	}
-}
-
-func (s *session) alive() { s.heard.Store(time.Now().UnixNano()) }
-
-// readFailed ends the socket in order where the client still listens.
-func (s *session) readFailed(err error) {
-	var ce *websocket.CloseError
-	switch {
-	case s.over.Load(): // we closed it; this is the answer, or the end of our patience
-	case errors.Is(err, websocket.ErrReadLimit): // gorilla has sent the close frame
-		s.over.Store(true)
-		_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // a closed socket ends the copy as well
-		_, _ = io.Copy(io.Discard, s.raw)                    // or a reset would overtake the close frame
-	case errors.As(err, &ce) && ce.Code != websocket.CloseAbnormalClosure:
-		code := ce.Code
-		if code == websocket.CloseNoStatusReceived {
-			code = websocket.CloseNormalClosure
-		}
-		s.end(uint16(code), "")
-		wait := time.NewTimer(closeWait)
-		defer wait.Stop()
-		select {
-		case <-s.said:
-		case <-wait.C:
-		}
-	}
 }
 
 // refuse answers a client's frame with an error; the session goes on.
@@ -218,6 +160,7 @@ func (s *session) greet(payload []byte, now time.Time) (wake bool) {
 		s.owner.log.Warn("a hello could not be read", "session", s.number, "err", err)
 	}
 	s.greeted = now
+	s.cursors = slices.Grow(s.cursors, len(h.Channels)+1)
 	s.startAt(chat.UserCursor, topology.Rev(h.URev))
 	if !s.resume {
 		for _, c := range h.Channels {
@@ -228,8 +171,8 @@ func (s *session) greet(payload []byte, now time.Time) (wake bool) {
 }
 
 func (s *session) startAt(ch topology.ChannelID, rev topology.Rev) {
-	if _, ok := s.cursors[ch]; !ok {
-		s.cursors[ch] = &cursor{rev: rev}
+	if s.cursors.find(ch) == nil {
+		s.cursors.put(&cursor{channel: ch, rev: rev})
 	}
 }
 

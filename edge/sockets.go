@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bufio"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -13,7 +14,6 @@ import (
 
 	"parley/internal/problem"
 	"parley/internal/token"
-	"parley/internal/topology"
 	"parley/internal/wire/chat"
 )
 
@@ -24,8 +24,9 @@ type sockets struct {
 	metrics  *metrics
 	log      *slog.Logger
 	upgrader websocket.Upgrader
-	buffers  sync.Pool      // *[]byte of joinBytes
-	work     sync.WaitGroup // readers
+	buffers  sync.Pool // *[]byte of joinBytes
+	poller   poller
+	work     sync.WaitGroup // sessions, and who reads them
 	next     atomic.Uint64
 
 	gate    sync.RWMutex // of what follows: nobody begins to write once over is set
@@ -42,7 +43,8 @@ func newSockets(cfg Config, p *pool, m *metrics, log *slog.Logger) *sockets {
 	return &sockets{
 		cfg: cfg, pool: p, metrics: m, log: log, all: map[*session]struct{}{}, gone: make(chan struct{}, 1),
 		upgrader: websocket.Upgrader{
-			ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10, WriteBufferPool: &sync.Pool{}, HandshakeTimeout: 5 * time.Second,
+			// Read buffers are lent: a size here would make one per socket.
+			WriteBufferSize: 1 << 10, WriteBufferPool: &sync.Pool{}, HandshakeTimeout: 5 * time.Second,
 			CheckOrigin: func(*http.Request) bool { return true }, // checked before, with a problem document
 		},
 	}
@@ -56,31 +58,58 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 	if full {
 		return &problem.Error{Kind: problem.Unavailable, Msg: "this edge is full; GET /api/v1/edges lists others", RetryAfter: 2 * time.Second}
 	}
-	ws, err := k.upgrader.Upgrade(w, r, nil)
+	ws, br, err := k.upgrade(w, r)
 	if err != nil {
 		return nil //nolint:nilerr // gorilla has answered
 	}
 	now := time.Now()
+	c.ID = "" // of no use from here on
 	s := &session{
-		number: k.next.Add(1), claims: c, ws: ws, raw: ws.NetConn(), owner: k, resume: resume, said: make(chan struct{}), homeless: now,
-		cursors: map[topology.ChannelID]*cursor{},
-		bucket:  bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
+		number: k.next.Add(1), claims: c, ws: ws, raw: ws.NetConn(), br: br, owner: k, resume: resume, homeless: now,
+		bucket: bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
 	}
 	s.out = queue{conn: s.raw, direct: newDirect(s.raw), writeMax: k.cfg.WriteMax, gated: true, bytesMax: k.cfg.QueueBytesMax, framesMax: k.cfg.QueueFramesMax}
 	s.alive()
 	s.pinged.Store(now.UnixNano())
-	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
+	if !k.begin(s) {
 		_ = ws.Close() // the edge stops
 		return nil
 	}
-	k.all[s] = struct{}{}
-	k.work.Go(s.read) // a fresh goroutine: the request's has a grown stack
-	k.mu.Unlock()
 	k.metrics.sockets.Inc()
 	k.pool.home(s)
 	return nil
+}
+
+// upgrade has gorilla do it, with a reader whose buffer is lent.
+func (k *sockets) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *bufio.Reader, error) {
+	br := &bufio.Reader{}
+	in := k.poller.intakes.get(nil)
+	in.lend(br)
+	ws, err := k.upgrader.Upgrade(&upgrading{ResponseWriter: w, br: br}, r, nil)
+	in.takeBack(br)
+	k.poller.intakes.put(in)
+	return ws, br, err
+}
+
+// begin has a session read, unless all sockets are closed.
+func (k *sockets) begin(s *session) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return false
+	}
+	k.all[s] = struct{}{}
+	if s.out.direct != nil && k.poller.seat(s) {
+		k.work.Add(1)
+		s.prepareRead()
+		in := k.poller.intakes.get(s.out.direct.conn)
+		in.lend(s.br)
+		s.park(in)
+		return true
+	}
+	s.br.Reset(s.raw)
+	k.work.Go(s.read) // a fresh goroutine: the request's has a grown stack
+	return true
 }
 
 // leave ends a session at its gateway; its socket may live a little longer.
@@ -103,6 +132,10 @@ func (k *sockets) remove(s *session) {
 	k.mu.Lock()
 	delete(k.all, s)
 	k.mu.Unlock()
+	if s.loop != nil {
+		s.loop.leave(s)
+		k.work.Done()
+	}
 	k.metrics.sockets.Dec()
 	select {
 	case k.gone <- struct{}{}:
@@ -155,8 +188,10 @@ func (k *sockets) sweep(s *session, now time.Time) {
 		alone = now.Sub(s.homeless)
 	}
 	s.mu.Unlock()
-	leaveAt := s.leaveAt.Load()
+	leaveAt, cutAt := s.leaveAt.Load(), s.cutAt.Load()
 	switch {
+	case cutAt > 0 && now.UnixNano() > cutAt:
+		s.cut()
 	case closed:
 	case leaveAt > 0 && now.UnixNano() > leaveAt:
 		s.end(closeGoingAway, "the edge stops")
@@ -213,7 +248,7 @@ func (k *sockets) closeAll(code uint16, reason string, within time.Duration) {
 	}
 	cut := time.AfterFunc(min(within, stopMax), func() {
 		for _, s := range k.list() {
-			_ = s.raw.Close() // would not go
+			s.cut() // would not go
 		}
 	})
 	defer cut.Stop()
@@ -222,6 +257,7 @@ func (k *sockets) closeAll(code uint16, reason string, within time.Duration) {
 	k.over = true
 	k.gate.Unlock()
 	k.writers.Wait()
+	k.poller.stop()
 }
 
 // write runs a socket's writer, unless all sockets are closed.

@@ -214,9 +214,9 @@ func (a *attachment) sessionFrame(f frame.SessionFrame, t *turn) {
 		return
 	}
 	if f.Channel != "" && f.To > 0 {
-		switch c := s.cursors[f.Channel]; {
+		switch c := s.cursors.find(f.Channel); {
 		case c == nil:
-			s.cursors[f.Channel] = &cursor{rev: f.To}
+			s.cursors.put(&cursor{channel: f.Channel, rev: f.To})
 		case c.group == nil:
 			c.rev = f.To
 		case f.From > 0 && f.To <= c.group.rev:

@@ -202,7 +202,11 @@ func (f *follower) drop(s *session) {
 func (f *follower) sessions() []*session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []*session
+	n := 0
+	for _, gr := range f.groups {
+		n += len(gr.sessions)
+	}
+	out := make([]*session, 0, n)
 	for _, gr := range f.groups {
 		for s := range gr.sessions {
 			out = append(out, s)

@@ -204,7 +204,7 @@ func (s *session) urevNow() topology.URev {
 func (s *session) followed(ch topology.ChannelID) *follower {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.follows[ch]
+	return s.follows.find(ch)
 }
 
 // followedBut is the same for all channels but some.
@@ -212,8 +212,8 @@ func (s *session) followedBut(in map[topology.ChannelID]bool) []*follower {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*follower
-	for ch, f := range s.follows {
-		if !in[ch] {
+	for _, f := range s.follows {
+		if !in[f.ref.Channel] {
 			out = append(out, f)
 		}
 	}

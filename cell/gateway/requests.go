@@ -29,6 +29,9 @@ func (s *session) post(f frame.Post) {
 	}
 	s.waiting++
 	queue, busy := s.posts[f.Channel]
+	if s.posts == nil {
+		s.posts = map[topology.ChannelID][]frame.Post{}
+	}
 	s.posts[f.Channel] = append(queue, f)
 	s.mu.Unlock()
 	if !busy {
@@ -43,7 +46,9 @@ func (s *session) postAll(ctx context.Context, ch topology.ChannelID) {
 		s.mu.Lock()
 		queue := s.posts[ch]
 		if len(queue) == 0 || s.closed {
-			delete(s.posts, ch)
+			if delete(s.posts, ch); len(s.posts) == 0 {
+				s.posts = nil
+			}
 			s.mu.Unlock()
 			return
 		}
@@ -140,6 +145,9 @@ func (u *user) types(ch topology.ChannelID, now time.Time) bool {
 	}
 	if len(u.typed) >= typedMax {
 		clear(u.typed)
+	}
+	if u.typed == nil {
+		u.typed = map[topology.ChannelID]time.Time{}
 	}
 	u.typed[ch] = now
 	return true

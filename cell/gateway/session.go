@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 
 	"parley/cell/directory"
@@ -31,13 +29,13 @@ type session struct {
 	greeted bool
 	closed  bool
 	idle    bool
-	cursors map[topology.ChannelID]topology.Rev // nil once catch-up began
-	resumed chan struct{}                       // closed when all cursors are there
+	cursors map[topology.ChannelID]topology.Rev // nil once catch-up began, or if none are expected
+	resumed chan struct{}                       // closed when all cursors are there; nil as above
 	ready   bool                                // resumed is closed
 	live    bool                                // urev counts: changes of the list of channels are told
 	urev    topology.URev
-	follows map[topology.ChannelID]*follower // joined, or on the way
-	posts   map[topology.ChannelID][]frame.Post
+	follows follows                             // joined, or on the way
+	posts   map[topology.ChannelID][]frame.Post // nil while none waits
 	ended   map[topology.ChannelID]topology.Rev // where following a channel ended, if it did
 	losing  map[topology.ChannelID]bool         // those that are waited out: see lose
 	waiting int                                 // requests without an answer
@@ -49,8 +47,9 @@ const cursorsMax = chat.CursorsMax + 1 // and the user's own
 func newSession(p *peer, f frame.Open) *session {
 	s := &session{
 		g: p.g, peer: p, open: f, lane: frame.LaneOf(string(f.User)), number: p.opens.Add(1),
-		cursors: map[topology.ChannelID]topology.Rev{}, resumed: make(chan struct{}),
-		follows: map[topology.ChannelID]*follower{}, posts: map[topology.ChannelID][]frame.Post{},
+	}
+	if s.expected() {
+		s.cursors, s.resumed = map[topology.ChannelID]topology.Rev{}, make(chan struct{})
 	}
 	s.ctx, s.cancel = context.WithCancel(p.g.ctx)
 	return s
@@ -63,11 +62,11 @@ func (s *session) expected() bool { return s.open.ResumeExpected || s.open.Rehom
 func (s *session) resume(cs []frame.Cursor, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ready {
+	if s.ready || s.resumed == nil {
 		return
 	}
 	for _, c := range cs {
-		if len(s.cursors) < cursorsMax {
+		if s.cursors != nil && len(s.cursors) < cursorsMax {
 			s.cursors[c.Channel] = c.Rev
 		}
 	}
@@ -86,7 +85,7 @@ func (s *session) close() {
 	}
 	s.closed = true
 	follows := s.follows
-	s.follows = map[topology.ChannelID]*follower{}
+	s.follows = nil
 	s.mu.Unlock()
 	s.cancel()
 	for _, f := range follows {
@@ -111,7 +110,11 @@ func (s *session) close() {
 func (s *session) channels() []topology.ChannelID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.follows))
+	out := make([]topology.ChannelID, len(s.follows))
+	for i, f := range s.follows {
+		out[i] = f.ref.Channel
+	}
+	return out
 }
 
 func (s *session) isClosed() bool {
@@ -328,10 +331,10 @@ func (s *session) memberships() (map[topology.ChannelID]directory.Membership, er
 func (s *session) claim(f *follower) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.follows[f.ref.Channel] != nil {
+	if s.closed || s.follows.find(f.ref.Channel) != nil {
 		return false
 	}
-	s.follows[f.ref.Channel] = f
+	s.follows.add(f)
 	f.hold()
 	return true
 }
@@ -357,9 +360,9 @@ func (s *session) isOver(ch topology.ChannelID, joined topology.Rev) bool {
 // give ends what claim began.
 func (s *session) give(f *follower) {
 	s.mu.Lock()
-	mine := s.follows[f.ref.Channel] == f
+	mine := s.follows.find(f.ref.Channel) == f
 	if mine {
-		delete(s.follows, f.ref.Channel)
+		s.follows.drop(f)
 	}
 	s.mu.Unlock()
 	if mine {

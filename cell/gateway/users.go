@@ -24,7 +24,7 @@ type user struct {
 	lane int
 
 	mu       sync.Mutex
-	sessions map[*session]struct{}
+	sessions []*session                       // one or a few
 	working  bool                             // work runs
 	list     bool                             // work is to look at the list of channels
 	reads    map[topology.ChannelID]struct{}  // work is to send these read states
@@ -41,10 +41,7 @@ func (g *Gateway) joinUser(s *session) {
 	g.mu.Lock()
 	u := g.userLocked(key)
 	if u == nil {
-		u = &user{
-			key: key, lane: s.lane, sessions: map[*session]struct{}{}, reads: map[topology.ChannelID]struct{}{},
-			typed: map[topology.ChannelID]time.Time{},
-		}
+		u = &user{key: key, lane: s.lane}
 		g.users[key.id] = append(g.users[key.id], u)
 		g.bus.Follow(router.UserTopic(key.id))
 	}
@@ -52,7 +49,7 @@ func (g *Gateway) joinUser(s *session) {
 	s.mu.Lock()
 	s.user = u
 	if !s.closed {
-		u.sessions[s] = struct{}{}
+		u.sessions = append(u.sessions, s)
 	}
 	s.mu.Unlock()
 	u.mu.Unlock()
@@ -71,7 +68,7 @@ func (g *Gateway) leaveUser(s *session) {
 	}
 	g.mu.Lock()
 	u.mu.Lock()
-	delete(u.sessions, s)
+	u.sessions = slices.DeleteFunc(u.sessions, func(other *session) bool { return other == s })
 	u.mu.Unlock()
 	g.forgetIfGone(u)
 	g.mu.Unlock()
@@ -121,11 +118,7 @@ func (g *Gateway) usersCalled(id topology.UserID) []*user {
 func (u *user) all() []*session {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	out := make([]*session, 0, len(u.sessions))
-	for s := range u.sessions {
-		out = append(out, s)
-	}
-	return out
+	return slices.Clone(u.sessions)
 }
 
 // syncUser looks at the user's list of channels soon.
@@ -143,6 +136,9 @@ func (g *Gateway) notice(u *user, n router.Notice) {
 			if len(u.reads) >= readsPendingMax {
 				u.allReads = true
 				return
+			}
+			if u.reads == nil {
+				u.reads = map[topology.ChannelID]struct{}{}
 			}
 			u.reads[n.Channel] = struct{}{}
 		})
@@ -170,7 +166,7 @@ func (g *Gateway) workFor(ctx context.Context, u *user) {
 			u.mu.Unlock()
 			return
 		}
-		u.list, u.reads, u.allReads = false, map[topology.ChannelID]struct{}{}, false
+		u.list, u.reads, u.allReads = false, nil, false
 		u.mu.Unlock()
 		var err error
 		if list {
