@@ -34,12 +34,13 @@ func NewMemory(now func() time.Time) *Memory {
 }
 
 // Set implements Store.
-func (m *Memory) Set(_ context.Context, g topology.GatewayID, cs []Change) error {
+func (m *Memory) Set(_ context.Context, g topology.GatewayID, cs []Change) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
 	l := m.leases[g]
-	if l == nil || !now.Before(l.until) {
+	kept := l != nil && now.Before(l.until)
+	if !kept {
 		l = &lease{users: make(map[userKey]Status)}
 		m.leases[g] = l
 	}
@@ -51,7 +52,7 @@ func (m *Memory) Set(_ context.Context, g topology.GatewayID, cs []Change) error
 			l.users[userKey{c.Place, c.User}] = c.Status
 		}
 	}
-	return nil
+	return kept, nil
 }
 
 // Leave implements Store.

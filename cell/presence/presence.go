@@ -23,6 +23,9 @@ const (
 	Online  Status = 2
 )
 
+// Unknown is what a gateway says while the store is away. It is never stored.
+const Unknown Status = 255
+
 // String is the status as clients get it.
 func (s Status) String() string {
 	switch s {
@@ -30,6 +33,8 @@ func (s Status) String() string {
 		return "online"
 	case Away:
 		return "away"
+	case Unknown:
+		return "unknown"
 	default:
 		return "offline"
 	}
@@ -48,7 +53,8 @@ type Change struct {
 // Store keeps statuses. The contract is run by presencetest:
 //
 //  1. Set stores changes at a gateway and renews its lease; Offline takes a user
-//     out. Without changes it only renews.
+//     out. Without changes it only renews. It tells whether the lease was still
+//     there: if not, the gateway starts with nobody but these changes.
 //  2. Read returns the highest status of each user over all gateways whose lease
 //     has not ended; users nobody has are Offline.
 //  3. A lease ends LeaseTTL after the last Set; Leave ends it at once. A gateway
@@ -57,7 +63,7 @@ type Change struct {
 //  5. Present returns who is not Offline in a place, as Read would; of more than
 //     limit it returns any limit.
 type Store interface {
-	Set(ctx context.Context, g topology.GatewayID, cs []Change) error
+	Set(ctx context.Context, g topology.GatewayID, cs []Change) (kept bool, err error)
 	Leave(ctx context.Context, g topology.GatewayID) error
 	Read(ctx context.Context, p topology.Place, us []topology.UserID) (map[topology.UserID]Status, error)
 	Present(ctx context.Context, p topology.Place, limit int) (map[topology.UserID]Status, error)

@@ -61,6 +61,18 @@ func (l *Local) Publish(topic string, payload []byte) {
 	}
 }
 
+// Lose tells all who follow the topic that messages may be missing, before they get
+// anything published later. It is for a bus that reaches other processes and
+// hands on here what it gets.
+func (l *Local) Lose(topic string) {
+	s := l.shard(topic)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, a := range s.topics[topic] {
+		a.lose()
+	}
+}
+
 // Attach gives a receiver a place on the bus, and a goroutine until its Close.
 //
 //nolint:ireturn // the Bus interface asks for it
@@ -87,12 +99,23 @@ type attachment struct {
 
 func (a *attachment) push(m Message) {
 	a.mu.Lock()
-	if len(a.queue) >= a.bus.queueMax {
+	if a.lost || len(a.queue) >= a.bus.queueMax { // once it has lost, Lost comes first (L2)
 		a.lost = true
 	} else {
 		a.queue = append(a.queue, m)
 	}
 	a.mu.Unlock()
+	a.rouse()
+}
+
+func (a *attachment) lose() {
+	a.mu.Lock()
+	a.lost = true
+	a.mu.Unlock()
+	a.rouse()
+}
+
+func (a *attachment) rouse() {
 	select {
 	case a.wake <- struct{}{}:
 	default: // it is awake

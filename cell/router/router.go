@@ -16,8 +16,13 @@ import (
 //     order of publishing per topic and publisher. It never blocks on a slow
 //     receiver: what does not fit into an attachment's bounded queue is dropped,
 //     and Lost is called on it before anything published later is delivered.
+//     Between processes it may also be dropped on its way out: then only revs and
+//     beacons show it. A receiver that was cut off gets Lost when it is so, and
+//     again when it no longer is, before anything later.
 //  2. Follow takes effect before it returns: what is published afterwards is
-//     delivered (or reported lost). Following twice is once; Unfollow ends it.
+//     delivered (or reported lost). Following twice is once; Unfollow ends it. It
+//     may wait for a server, for a second at most; without one it returns, and
+//     Lost is called when it has taken effect.
 //  3. Deliver and Lost of one receiver are never called concurrently.
 //  4. After Close returns, neither is called.
 //  5. The payload is shared: nobody writes to it.

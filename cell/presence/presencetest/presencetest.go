@@ -22,7 +22,7 @@ func Run(t *testing.T, h Harness) {
 	acme, other := topology.Place{Workspace: "W1", Generation: 1}, topology.Place{Workspace: "W1", Generation: 2}
 	set := func(t *testing.T, s presence.Store, g topology.GatewayID, cs ...presence.Change) {
 		t.Helper()
-		if err := s.Set(t.Context(), g, cs); err != nil {
+		if _, err := s.Set(t.Context(), g, cs); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -46,6 +46,28 @@ func Run(t *testing.T, h Harness) {
 		want(t, s, acme, presence.Online, presence.Away)
 		set(t, s, "g1", ann(presence.Offline))
 		want(t, s, acme, presence.Offline, presence.Away)
+	})
+	t.Run("1 whether the lease was kept", func(t *testing.T) {
+		s, pass := h.New(t)
+		kept := func(want bool, cs ...presence.Change) {
+			t.Helper()
+			if got, err := s.Set(t.Context(), "g1", cs); err != nil || got != want {
+				t.Errorf("kept = %v, %v; want %v", got, err, want)
+			}
+		}
+		kept(false, ann(presence.Online))
+		kept(true)
+		pass(presence.LeaseTTL - time.Second)
+		kept(true)
+		pass(presence.LeaseTTL + time.Second)
+		kept(false, bob(presence.Away))
+		want(t, s, acme, presence.Offline, presence.Away)
+		kept(true, ann(presence.Online))
+		if err := s.Leave(t.Context(), "g1"); err != nil {
+			t.Fatal(err)
+		}
+		kept(false)
+		want(t, s, acme, presence.Offline, presence.Offline)
 	})
 	t.Run("2 the highest of all gateways counts", func(t *testing.T) {
 		s, _ := h.New(t)
@@ -85,7 +107,7 @@ func testPresent(t *testing.T, h Harness) {
 	acme, other := topology.Place{Workspace: "W1", Generation: 1}, topology.Place{Workspace: "W1", Generation: 2}
 	set := func(g topology.GatewayID, p topology.Place, u topology.UserID, status presence.Status) {
 		t.Helper()
-		if err := s.Set(t.Context(), g, []presence.Change{{Place: p, User: u, Status: status}}); err != nil {
+		if _, err := s.Set(t.Context(), g, []presence.Change{{Place: p, User: u, Status: status}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -211,10 +212,23 @@ func slowBlocksNobody(t *testing.T, in Instance) {
 func lostBeforeLater(t *testing.T, in Instance) {
 	l, _ := attach(t, in.Bus(), "a")
 	for round := range 5 {
+		// Another one tells when they have come: the gate is not opened too early.
+		quick, a := attach(t, in.Bus(), "a")
+		come := func(n int) func([]string, int) bool {
+			return func(got []string, lost int) bool {
+				of := slices.DeleteFunc(got, func(m string) bool { return !strings.HasPrefix(m, fmt.Sprintf("a=r%d-", round)) })
+				return lost > 0 || len(of) == n
+			}
+		}
 		l.gate.Lock()
 		for i := range 4 * in.QueueMax() {
 			in.Bus().Publish("a", fmt.Appendf(nil, "r%d-%d", round, i))
+			if i%(in.QueueMax()/2) == 0 {
+				quick.await(t, "the quick one", come(i+1))
+			}
 		}
+		quick.await(t, "the quick one", come(4*in.QueueMax()))
+		a.Close()
 		l.gate.Unlock()
 		last := fmt.Sprintf("a=after-%d", round)
 		for { // it may be dropped, too, while the queue is being emptied
