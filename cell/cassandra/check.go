@@ -54,7 +54,7 @@ func inspect(ctx context.Context, cfg Config, o options, log *slog.Logger) (note
 type findings struct {
 	mu      sync.Mutex
 	reached bool     // a node answered
-	away    []error  // nodes that don't answer
+	away    []error  // what doesn't answer
 	faults  []error  // what must be mended
 	notes   []string // what an operator should know
 }
@@ -67,6 +67,13 @@ func (f *findings) add(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults = append(f.faults, err)
+}
+
+// missing notes what is away now, and may be there when it is needed.
+func (f *findings) missing(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = append(f.away, err)
 }
 
 func (f *findings) note(s string) {
@@ -110,12 +117,10 @@ func (f *findings) host(ctx context.Context, cfg Config, o options, log *slog.Lo
 	}
 	s, err := reach(ctx, cl, host)
 	if err != nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
 		if problem.Is(err, problem.Unavailable) {
-			f.away = append(f.away, err)
+			f.missing(err)
 		} else {
-			f.faults = append(f.faults, err)
+			f.add(err)
 		}
 		return nil
 	}
@@ -154,7 +159,7 @@ func reach(ctx context.Context, cl *gocql.ClusterConfig, host string) (*gocql.Se
 	switch {
 	case has("authentication required"):
 		return nil, problem.Wrap(err, problem.Invalid, "Cassandra: %s asks for a login: set username and password_file", host)
-	case has("username and/or password", "Bad credentials", "bad credentials"):
+	case has("password are incorrect", "username and/or password", "ad credentials"):
 		return nil, problem.Wrap(err, problem.Invalid, "Cassandra: %s does not take the username with the password in password_file", host)
 	case has("x509:", "tls:"):
 		return nil, problem.Wrap(err, problem.Invalid, "Cassandra: no TLS with %s: does ca_file sign the node's certificate, and does the node offer TLS?", host)

@@ -12,6 +12,7 @@ import (
 	"github.com/gocql/gocql"
 
 	"parley/cell/history"
+	"parley/internal/problem"
 )
 
 // cluster looks at what all nodes share: the datacenter, the keyspace, the tables.
@@ -149,7 +150,8 @@ func (f *findings) schema(ctx context.Context, cfg Config, s *gocql.Session, the
 	have := 0
 	if there["schema_version"] {
 		if have, err = readVersion(ctx, s, cfg.Keyspace); err != nil {
-			f.fault("table %s.schema_version can't be read at quorum: %s", cfg.Keyspace, err.Error())
+			// Another process may be making it: who opens the store waits for that.
+			f.missing(problem.Wrap(err, problem.Unavailable, "Cassandra: table %s.schema_version can't be read at quorum: are enough nodes up?", cfg.Keyspace))
 			return
 		}
 	}

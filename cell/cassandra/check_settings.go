@@ -22,6 +22,11 @@ func (f *findings) settings(ctx context.Context, s *gocql.Session, cfg Config, h
 		f.note(fmt.Sprintf("the settings of %s can't be read (%v): look yourself that commitlog_sync is group or batch, and grant SELECT on system_views", host, err))
 		return
 	}
+	f.judge(is, cfg, host)
+}
+
+// judge says which of a node's settings must be others.
+func (f *findings) judge(is map[string]string, cfg Config, host string) {
 	switch sync := is["commitlog_sync"]; {
 	case sync != "periodic":
 	case cfg.AllowPeriodicCommitlog:

@@ -28,3 +28,34 @@ func Dial(ctx context.Context, cfg Config) (*gocql.Session, error) {
 	cl.Timeout = schemaWait
 	return dial(ctx, cl)
 }
+
+// Judge is what Check would say of a node's settings.
+func Judge(is map[string]string, cfg Config) (faults []error, notes []string) {
+	f := &findings{}
+	f.judge(is, cfg, "node")
+	return f.faults, f.notes
+}
+
+// WriteError is the kind that a write's error gets.
+func WriteError(err error, attempts int) error { return writeError(err, attempts) }
+
+// ReadError is WriteError of a read.
+func ReadError(err error) error { return readError(err) }
+
+// Together does the parts of a call.
+func Together(n int, do func(i int) error) error { return together(n, do) }
+
+// Statements cuts a migration's file.
+func Statements(file string) []string { return statements(file) }
+
+// Major is the first number of a version.
+func Major(release string) int { return major(release) }
+
+// Steps are the migrations' names, and their statements together.
+func Steps() (names, cql []string, err error) {
+	all, err := steps()
+	for _, s := range all {
+		names, cql = append(names, s.name), append(cql, s.cql...)
+	}
+	return names, cql, err
+}

@@ -56,6 +56,12 @@ func config(t testing.TB) cassandra.Config {
 func keyspace(t testing.TB) cassandra.Config {
 	t.Helper()
 	cfg := config(t)
+	makeKeyspace(t, cfg)
+	return cfg
+}
+
+func makeKeyspace(t testing.TB, cfg cassandra.Config) {
+	t.Helper()
 	dropAtEnd(t, cfg)
 	db, err := cassandra.Open(t.Context(), cfg, "cell", nil)
 	if err != nil {
@@ -64,7 +70,6 @@ func keyspace(t testing.TB) cassandra.Config {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return cfg
 }
 
 func dropAtEnd(t testing.TB, cfg cassandra.Config) {

@@ -161,7 +161,25 @@ func (m migration) version(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, readError(err)
 	}
-	return readVersion(ctx, m.session, m.keyspace)
+	var have int
+	err = agreed(ctx, func() error {
+		have, err = readVersion(ctx, m.session, m.keyspace)
+		return err
+	})
+	return have, err
+}
+
+// agreed does what fails as long as the nodes know other tables from each other, as
+// they do while a process makes them, until it succeeds or has had its time.
+func agreed(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, schemaWait)
+	defer cancel()
+	for {
+		err := do()
+		if err == nil || code(err) == gocql.ErrCodeUnauthorized || pause(ctx, lockPause) != nil {
+			return err
+		}
+	}
 }
 
 func readVersion(ctx context.Context, s *gocql.Session, keyspace string) (int, error) {
@@ -202,7 +220,7 @@ func (m migration) lock(ctx context.Context) (unlock func(), err error) {
 		if took || err == nil && other == holder { // an answer was lost
 			break
 		}
-		if refused(err) {
+		if code(err) == gocql.ErrCodeUnauthorized {
 			return nil, schemaError(err, "table schema_lock")
 		}
 		if pause(ctx, lockPause) != nil {
@@ -222,7 +240,7 @@ func (m migration) run(ctx context.Context, all []step) error {
 	if err != nil {
 		return schemaError(err, "table schema_version")
 	}
-	have, err := readVersion(ctx, m.session, m.keyspace) // another process may have been first
+	have, err := m.version(ctx) // another process may have been first
 	if err != nil {
 		return err
 	}
