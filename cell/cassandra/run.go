@@ -1,0 +1,100 @@
+package cassandra
+
+import (
+	"context"
+	"sync"
+
+	"github.com/gocql/gocql"
+)
+
+const (
+	// batchBytesMax is how much goes to one partition in one write. Cassandra takes
+	// half a commit log segment, 16 MiB unless set lower; a coordinator holds a few
+	// copies of each.
+	batchBytesMax = 512 << 10
+	// writesMax of one call are under way at a time: some ten a connection, so that
+	// one call with many channels leaves room for the others'.
+	writesMax = 32
+	// pageRows are fetched at a time by a read of many.
+	pageRows = 500
+)
+
+// stmt is one statement with its values. bytes is what counts of them.
+type stmt struct {
+	cql   string
+	args  []any
+	bytes int
+}
+
+// mutation is statements for one partition: Cassandra takes them all or none.
+type mutation []stmt
+
+// get is a read at quorum. It is not older than any write that was answered before
+// it began.
+func (d *DB) get(ctx context.Context, cql string, args ...any) *gocql.Query {
+	q := d.session.Query(cql, args...).WithContext(ctx).Consistency(gocql.Quorum).
+		Idempotent(true).RetryPolicy(nextHost{}).PageSize(pageRows)
+	if d.spare {
+		// With one node the second attempt would find no host and fail the first.
+		q = q.SetSpeculativeExecutionPolicy(&gocql.SimpleSpeculativeExecution{NumAttempts: 1, TimeoutDelay: speculateAfter})
+	}
+	return q
+}
+
+// put makes a write at quorum. It carries its own time, so it is tried again.
+func (d *DB) put(ctx context.Context, m mutation) error {
+	if len(m) == 1 {
+		q := d.session.Query(m[0].cql, m[0].args...).WithContext(ctx).Consistency(gocql.Quorum).RetryPolicy(nextHost{})
+		return writeError(q.Exec(), q.Attempts())
+	}
+	b := d.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx).RetryPolicy(nextHost{})
+	b.SetConsistency(gocql.Quorum)
+	for _, s := range m {
+		b.Query(s.cql, s.args...)
+	}
+	return writeError(d.session.ExecuteBatch(b), b.Attempts())
+}
+
+// putInOrder makes writes one after the other and stops at the first that fails.
+func (d *DB) putInOrder(ctx context.Context, ms []mutation) error {
+	for i, m := range ms {
+		if err := d.put(ctx, m); err != nil {
+			if i > 0 {
+				return unknown(err) // a part is done
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// together does parts of one call side by side, and gives the worst of their
+// errors. When some are done, what the others left undone is unknown as a whole.
+func together(n int, do func(i int) error) error {
+	if n == 1 {
+		return do(0)
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	slots := make(chan struct{}, writesMax)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			errs[i] = do(i)
+		})
+	}
+	wg.Wait()
+	var err error
+	failed := 0
+	for _, e := range errs {
+		if e != nil {
+			failed++
+		}
+		err = worse(err, e)
+	}
+	if failed > 0 && failed < n {
+		return unknown(err)
+	}
+	return err
+}

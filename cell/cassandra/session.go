@@ -1,0 +1,153 @@
+package cassandra
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gocql/gocql"
+
+	"parley/internal/problem"
+)
+
+const (
+	// protocol 4 is the newest that the client speaks; naming it saves a round of
+	// asking, and tells what is not Cassandra at once.
+	protocol = 4
+	// connectMax is how long a node may take to shake hands.
+	connectMax = 3 * time.Second
+	// reconnectEvery a node that was lost is tried: a cell is whole again within five
+	// seconds of its quorum.
+	reconnectEvery = time.Second
+	// speculateAfter a read is asked at a second node, too: some ten times what a
+	// read takes.
+	speculateAfter = 50 * time.Millisecond
+	// secretBytesMax bounds a file with a password.
+	secretBytesMax = 4096
+)
+
+// options are what the tests change: never set outside of them.
+type options struct {
+	sizes  sizes
+	dialer gocql.Dialer
+	now    func() time.Time
+}
+
+// cluster is the client's config. Its hosts are asked for all others, unless
+// only is set: then it speaks to that one.
+func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.ClusterConfig, error) {
+	cl := gocql.NewCluster()
+	cl.Hosts = c.Hosts
+	if only != "" {
+		cl.Hosts, cl.DisableInitialHostLookup, cl.NumConns = []string{only}, true, 1
+		cl.Events.DisableNodeStatusEvents, cl.Events.DisableTopologyEvents, cl.Events.DisableSchemaEvents = true, true, true
+		cl.ReconnectInterval = 0
+	} else {
+		cl.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(c.Datacenter), gocql.ShuffleReplicas())
+		cl.NumConns = c.Connections
+		cl.ReconnectInterval = reconnectEvery
+	}
+	_, port, _ := net.SplitHostPort(c.Hosts[0]) // of nodes that are found, too: they say no port
+	cl.Port, _ = strconv.Atoi(port)             // checked by Validate
+	cl.ProtoVersion = protocol
+	cl.Timeout, cl.WriteTimeout, cl.ConnectTimeout = c.AttemptTimeout, c.AttemptTimeout, connectMax
+	cl.ReconnectionPolicy = &gocql.ConstantReconnectionPolicy{MaxRetries: 1, Interval: reconnectEvery}
+	cl.MaxWaitSchemaAgreement = schemaWait
+	cl.Consistency, cl.SerialConsistency = gocql.Quorum, gocql.Serial
+	cl.DefaultTimestamp = false // a write without its own time is the server's to order: conditional ones
+	cl.Dialer = o.dialer
+	cl.Logger = stdLogger{log}
+	if c.Username != "" {
+		secret, err := readSecret(c.PasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		cl.Authenticator = gocql.PasswordAuthenticator{Username: c.Username, Password: secret}
+	}
+	if c.CAFile != "" {
+		conf, err := c.tls()
+		if err != nil {
+			return nil, err
+		}
+		cl.SslOpts = &gocql.SslOptions{Config: conf, EnableHostVerification: true}
+	}
+	return cl, nil
+}
+
+func readSecret(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", problem.Wrap(err, problem.Invalid, "password_file: %s can't be read", file)
+	}
+	if len(b) > secretBytesMax {
+		return "", problem.Field("password_file", "%s has over %d bytes: it should hold a password and nothing else", file, secretBytesMax)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
+
+func (c Config) tls() (*tls.Config, error) {
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Invalid, "ca_file: %s can't be read", c.CAFile)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, problem.Field("ca_file", "%s holds no PEM certificate", c.CAFile)
+	}
+	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	if c.CertFile == "" {
+		return conf, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Invalid, "cert_file, key_file: %s and %s are no pair", c.CertFile, c.KeyFile)
+	}
+	conf.Certificates = []tls.Certificate{pair}
+	return conf, nil
+}
+
+// dial makes a session, or gives up when ctx ends; one that comes later is closed.
+func dial(ctx context.Context, cl *gocql.ClusterConfig) (*gocql.Session, error) {
+	type made struct {
+		s   *gocql.Session
+		err error
+	}
+	done := make(chan made, 1)
+	go func() { // ends within the client's own timeouts
+		s, err := cl.CreateSession()
+		done <- made{s, err}
+	}()
+	select {
+	case m := <-done:
+		return m.s, m.err
+	case <-ctx.Done():
+		go func() {
+			if m := <-done; m.s != nil {
+				m.s.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// stdLogger turns the client's lines into slog records. It tells of every
+// connection that breaks: what matters of that shows in calls and metrics.
+type stdLogger struct{ log *slog.Logger }
+
+// Print logs at the debug level, as all of them do.
+func (l stdLogger) Print(v ...any) { l.line(fmt.Sprint(v...)) }
+
+// Printf is Print with a format.
+func (l stdLogger) Printf(format string, v ...any) { l.line(fmt.Sprintf(format, v...)) }
+
+// Println is Print.
+func (l stdLogger) Println(v ...any) { l.line(fmt.Sprint(v...)) }
+
+func (l stdLogger) line(s string) { l.log.Debug("cassandra client", "step", strings.TrimSpace(s)) }
