@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
-		_ = flag.Set("rapid.checks", "10")
+		_ = flag.Set("rapid.checks", "3")
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -22,8 +22,10 @@ var migrations embed.FS
 
 const (
 	// schemaWait is how long a change of the schema may take: some two seconds a table
-	// on three nodes, and all must agree.
-	schemaWait = 30 * time.Second
+	// on three nodes. agreementWait is how long all are waited for to know of it: one
+	// that is away never does, and hears of it when it comes back.
+	schemaWait    = 30 * time.Second
+	agreementWait = 10 * time.Second
 	// lockTTL frees the lock of a process that died in a migration.
 	lockTTL = 180
 	// lockPause is how long others wait between two looks at the lock.
@@ -87,7 +89,11 @@ func migrate(ctx context.Context, cfg Config, o options, log *slog.Logger) error
 	if err := makeKeyspace(ctx, cfg, o, log); err != nil {
 		return err
 	}
-	s, err := admin(ctx, cfg, o, log, cfg.Keyspace)
+	var s *gocql.Session
+	err = agreed(ctx, func() error { // another process may just have made the keyspace
+		s, err = admin(ctx, cfg, o, log, cfg.Keyspace)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	cl.ProtoVersion = protocol
 	cl.Timeout, cl.WriteTimeout, cl.ConnectTimeout = c.AttemptTimeout, c.AttemptTimeout, connectMax
 	cl.ReconnectionPolicy = &gocql.ConstantReconnectionPolicy{MaxRetries: 1, Interval: reconnectEvery}
-	cl.MaxWaitSchemaAgreement = schemaWait
+	cl.MaxWaitSchemaAgreement = agreementWait
 	cl.Consistency, cl.SerialConsistency = gocql.Quorum, gocql.Serial
 	cl.DefaultTimestamp = false // a write without its own time is the server's to order: conditional ones
 	cl.Dialer = o.dialer
