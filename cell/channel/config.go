@@ -35,7 +35,8 @@ type Config struct {
 	// BatchMax bounds the changes of one commit: 1 to 4,096. Less costs syncs,
 	// more makes the first of a batch wait for the encoding of the last.
 	BatchMax int
-	// LagMax bounds the confirmed changes of this server that are not derived yet:
+	// LagMax bounds the confirmed changes of this server that history lacks yet (what
+	// only the event log lacks waits in the message log and holds up nobody):
 	// above it posts are refused. 1,024 to 1,000,000; each costs its size in memory,
 	// and beyond four times CacheBytes posts are refused, too.
 	LagMax int

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"parley/cell/change"
-	"parley/cell/eventlog"
 	"parley/cell/history"
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -43,34 +42,52 @@ func (sh *shard) deriveSoon(r *room) {
 	nudge(sh.kickTail)
 }
 
-// derive is the tailer: it carries confirmed changes into history, then into the
-// event log, until the shard is lost. What it can't do now it
-// does later: the next owner does the same from the same marks.
+// derive is the tailer: it carries confirmed changes into history, and then hands
+// them to the emitter, until the shard is lost. What it can't do now it does later:
+// the next owner does the same from the same marks.
 func (sh *shard) derive() {
+	sh.keepAt(sh.kickTail, deriveGather, "changes not derived; trying again", func() (func() error, bool) {
+		rooms, on := sh.lateRooms()
+		if rooms == nil {
+			return nil, on
+		}
+		return func() error {
+			err := sh.round(sh.ctx, rooms)
+			sh.requeue(rooms)
+			sh.s.eased.fire()
+			return err
+		}, on
+	})
+}
+
+// keepAt does rounds of work until there are none any more. next gives a round, or
+// nil while there is nothing to do; a kick says that there may be, and more comes
+// within gather.
+func (sh *shard) keepAt(kick <-chan struct{}, gather time.Duration, failed string, next func() (round func() error, on bool)) {
 	wait := deriveWaitMin
 	for {
-		rooms, on := sh.lateRooms()
+		round, on := next()
 		if !on {
 			return
 		}
-		if rooms == nil {
-			<-sh.kickTail
-			pause(sh.ctx, deriveGather)
+		if round == nil {
+			<-kick
+			if gather > 0 {
+				pause(sh.ctx, gather)
+			}
 			continue
 		}
-		err := sh.round(sh.ctx, rooms)
-		sh.requeue(rooms)
-		sh.s.eased.fire()
+		err := round()
 		if err == nil {
 			wait = deriveWaitMin
 			continue
 		}
 		if sh.ctx.Err() == nil {
 			sh.s.metrics.retries.Inc()
-			sh.s.log.Warn("changes not derived; trying again", "shard", sh.id, "err", err)
+			sh.s.log.Warn("derived data is behind", "step", failed, "shard", sh.id, "err", err)
 		}
 		if !pause(sh.ctx, wait) {
-			continue // lateRooms ends it
+			continue // next ends it
 		}
 		wait = min(2*wait, deriveWaitMax)
 	}
@@ -97,17 +114,15 @@ func (sh *shard) lateRooms() (rooms []*room, on bool) {
 func (sh *shard) requeue(rooms []*room) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	now := time.Now()
 	for _, r := range rooms {
 		r.mu.Lock()
-		emitted, head := r.tail.emitted, r.tail.head.Rev
+		applied, head := r.tail.applied, r.tail.head.Rev
 		r.mu.Unlock()
-		if emitted < head {
+		if applied < head {
 			sh.late = append(sh.late, r)
 			continue
 		}
 		r.late = false
-		sh.cleaning[r.ref] = cleaning{upTo: emitted, since: now}
 	}
 }
 
@@ -117,7 +132,7 @@ type budget struct{ changes, bytes int }
 // behind is what a round does for one channel.
 type behind struct {
 	room    *room
-	changes []change.Change // from a rev up to emitted+1 on
+	changes []change.Change // from a rev up to applied+1 on
 }
 
 // round derives some changes of some channels.
@@ -136,13 +151,8 @@ func (sh *shard) round(ctx context.Context, rooms []*room) error {
 		}
 		return err
 	}
-	if err := sh.s.deps.Events.Append(ctx, sh.id, applied(todo)); err != nil {
-		return err
-	}
 	for _, b := range todo {
-		if err := sh.emitted(ctx, b); err != nil {
-			return err
-		}
+		sh.applied(b)
 	}
 	return nil
 }
@@ -166,49 +176,28 @@ func (sh *shard) gather(ctx context.Context, rooms []*room) ([]behind, error) {
 	return todo, nil
 }
 
-// applied notes what history has now, and gives the events of it that the event
-// log lacks.
-func applied(todo []behind) []eventlog.Event {
-	events := make([]eventlog.Event, 0, len(todo))
-	for _, b := range todo {
-		b.room.mu.Lock()
-		t := b.room.tail
-		t.applied = max(t.applied, b.changes[len(b.changes)-1].Rev)
-		emitted := t.emitted
-		b.room.mu.Unlock()
-		for i := range b.changes {
-			if c := &b.changes[i]; c.Rev > emitted {
-				events = append(events, eventlog.Event{Channel: b.room.ref, Rev: c.Rev, Kind: c.Kind, Plain: len(c.Mentions) == 0})
-			}
-		}
-	}
-	return events
-}
-
-// emitted notes that a channel's events are in the event log.
-func (sh *shard) emitted(ctx context.Context, b behind) error {
+// applied notes what history has now, and has events made of it.
+func (sh *shard) applied(b behind) {
 	last := b.changes[len(b.changes)-1].Rev
-	if err := sh.s.deps.History.SetEmitted(ctx, b.room.ref, last); err != nil {
-		return err
-	}
 	b.room.mu.Lock()
-	defer b.room.mu.Unlock()
 	t := b.room.tail
-	if last > t.emitted {
-		sh.lag.Add(-int64(last - t.emitted)) //nolint:gosec // far below 2^63
-		sh.heavy.Add(-t.weight(t.emitted, last))
-		t.emitted = last
+	was := t.applied
+	if last > was {
+		sh.lag.Add(-int64(last - was)) //nolint:gosec // far below 2^63
+		sh.heavy.Add(-t.weight(was, last))
+		t.applied = last
 	}
 	t.trim()
-	return nil
+	b.room.mu.Unlock()
+	sh.emitSoon(b.room.ref, was, last)
 }
 
-// underived is the next changes of a channel that history or the event log lack:
-// from memory, or from the log, where the last owner left them.
+// underived is the next changes of a channel that history lacks: from memory, or
+// from the log, if history fell back.
 func (sh *shard) underived(ctx context.Context, r *room, left *budget) ([]change.Change, error) {
 	r.mu.Lock()
 	t := r.tail
-	from, head := min(t.applied, t.emitted)+1, t.head.Rev
+	from, head := t.applied+1, t.head.Rev
 	var cs []change.Change
 	if from >= t.from {
 		for rev := from; rev <= head && left.changes > 0 && left.bytes > 0; rev++ {
@@ -227,25 +216,10 @@ func (sh *shard) underived(ctx context.Context, r *room, left *budget) ([]change
 	if err != nil {
 		return nil, err
 	}
-	if len(cs) > 0 && cs[0].Rev == from {
-		return cs, nil
+	if len(cs) == 0 || cs[0].Rev != from { // history is never that far behind
+		return nil, problem.New(problem.Internal, "the log of channel %s lacks rev %d, which is not derived", r.ref.Channel, from)
 	}
-	return nil, sh.skip(ctx, r, from, until)
-}
-
-// skip gives up on events whose changes the log no longer has: they are older
-// than its retention, so no worker waits for them. Changes that history lacks
-// are never that old.
-func (sh *shard) skip(ctx context.Context, r *room, from, until topology.Rev) error {
-	r.mu.Lock()
-	applied := r.tail.applied
-	r.mu.Unlock()
-	if from > applied {
-		return problem.New(problem.Internal, "the log of channel %s lacks rev %d, which is not derived", r.ref.Channel, from)
-	}
-	to := min(applied, until)
-	sh.s.log.Warn("events are older than the log and were left out", "shard", sh.id, "channel", r.ref.Channel, "rev", from)
-	return sh.emitted(ctx, behind{r, []change.Change{{Rev: to}}})
+	return cs, nil
 }
 
 // markAgain reads where history is: it may be behind what this server believes
@@ -258,13 +232,15 @@ func (sh *shard) markAgain(ctx context.Context, todo []behind) {
 		}
 		b.room.mu.Lock()
 		t := b.room.tail
-		t.applied = min(t.applied, m.Applied)
-		if back := min(m.Emitted, t.applied); back < t.emitted {
-			sh.lag.Add(int64(t.emitted - back)) //nolint:gosec // far below 2^63
-			sh.heavy.Add(t.weight(back, t.emitted))
-			t.emitted = back
+		was := t.applied
+		if m.Applied < was {
+			sh.lag.Add(int64(was - m.Applied)) //nolint:gosec // far below 2^63
+			sh.heavy.Add(t.weight(m.Applied, was))
+			t.applied = m.Applied
 		}
 		b.room.mu.Unlock()
+		// What is in history again is emitted again; so is what the mark lacks below.
+		sh.emitSoon(b.room.ref, min(m.Emitted, m.Applied), m.Applied)
 	}
 }
 

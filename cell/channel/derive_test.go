@@ -120,6 +120,71 @@ func TestDerive_TooMuchInMemoryPostsAreRefused(t *testing.T) {
 	}
 }
 
+// applied waits until history has all of a channel.
+func (c *cell) applied(ref topology.ChannelRef) {
+	c.t.Helper()
+	head := c.head(ref)
+	eventually(c.t, "history has all", func() bool {
+		m, err := c.history.Mark(c.ctx(), ref)
+		return err == nil && m.Applied == head.Rev
+	})
+}
+
+// TestDerive_WithoutTheEventLogPostsGoOn: its outage costs neither posts nor memory,
+// however long. What it lacks is read from the message log afterwards, also by
+// another owner.
+func TestDerive_WithoutTheEventLogPostsGoOn(t *testing.T) {
+	c := newCell(t)
+	small := func(cfg *channel.Config, _ *channel.Deps) { cfg.LagMax, cfg.CacheBytes, cfg.ChannelsMax = 1024, 1<<20, 64 }
+	a := c.start("cs-1", small)
+	ref, im := c.channel(1, "U1"), c.importing(2)
+	c.events.down.Store(true)
+	for from := 0; from < 6000; from += 2000 {
+		if _, err := c.cluster.Import(c.ctx(), channel.Import{Channel: im, From: uint64(from), Messages: old(c, from, 2000)}); err != nil {
+			t.Fatal(err)
+		}
+		c.applied(im)
+	}
+	text := strings.Repeat("x", 40_000)
+	for range 120 { // four times what may be in memory
+		c.post(ref, "U1", text, "")
+		c.applied(ref)
+	}
+	a.kill()
+	c.start("cs-2", small)
+	for range 30 {
+		c.post(ref, "U1", text, "")
+		c.applied(ref)
+	}
+	if m, err := c.history.Mark(c.ctx(), ref); err != nil || m.Emitted > 1 {
+		t.Errorf("emitted %d, %v: the event log was not away", m.Emitted, err)
+	}
+	c.events.down.Store(false)
+	c.derived(ref)
+	c.derived(im)
+	wantRevs(t, c.emitted(ref), 151)
+	wantRevs(t, c.emitted(im), int(c.head(im).Rev))
+}
+
+// TestDerive_ManyChannelsWithoutTheEventLog: channels whose events wait are closed
+// like others, and opened again, and each event comes in order.
+func TestDerive_ManyChannelsWithoutTheEventLog(t *testing.T) {
+	c := newCell(t)
+	c.start("cs-1", func(cfg *channel.Config, _ *channel.Deps) { cfg.ChannelsMax = 64 })
+	c.events.down.Store(true)
+	refs := c.channels(200)
+	for round := range 2 {
+		for _, ref := range refs {
+			c.post(ref, "U1", fmt.Sprintf("message %d", round), "")
+		}
+	}
+	c.events.down.Store(false)
+	for _, ref := range refs {
+		c.derived(ref)
+		wantRevs(t, c.emitted(ref), 3)
+	}
+}
+
 func TestDerive_IdleChannelsAreCleanAndClosed(t *testing.T) {
 	c := newCell(t)
 	a := c.start("cs-1", func(cfg *channel.Config, _ *channel.Deps) { cfg.ChannelsMax = 64 })

@@ -17,6 +17,8 @@ type metrics struct {
 	held     prometheus.Gauge
 	open     prometheus.Gauge
 	retries  prometheus.Counter
+
+	unemitted prometheus.Gauge
 }
 
 func newMetrics(server topology.ServerID) *metrics {
@@ -49,6 +51,9 @@ func newMetrics(server topology.ServerID) *metrics {
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "parley_channel_open_channels", Help: "Channels that are open.", ConstLabels: labels,
 		}),
+		unemitted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "parley_channel_unemitted_changes", Help: "Derived changes that the event log lacks.", ConstLabels: labels,
+		}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "parley_channel_derive_failures_total", Help: "Attempts to derive that failed and are repeated.", ConstLabels: labels,
 		}),
@@ -56,7 +61,7 @@ func newMetrics(server topology.ServerID) *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.changes, m.refused, m.commit, m.batch, m.takeover, m.lag, m.held, m.open, m.retries}
+	return []prometheus.Collector{m.changes, m.refused, m.commit, m.batch, m.takeover, m.lag, m.held, m.open, m.retries, m.unemitted}
 }
 
 // register makes the metrics seen while the server runs; nowhere if reg is nil.

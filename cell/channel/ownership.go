@@ -221,6 +221,7 @@ func (s *Server) take(ctx context.Context, ids []topology.Shard) error {
 			c.taken(sh.id, sh.token, s.cfg.ID)
 		}
 		l.spawn(sh.derive)
+		l.spawn(sh.emit)
 		l.spawn(sh.recoverDirty)
 		if l.ctx.Err() != nil { // Run is ending and may have passed this one by
 			sh.close("stopped")

@@ -113,12 +113,13 @@ func (sh *shard) open(r *room) {
 	delete(sh.dirty, r.ref)
 	if wasDirty || len(changes) > 0 || !sh.dirtyKnown {
 		sh.changed[r.ref] = t.head
-		sh.cleaning[r.ref] = cleaning{upTo: t.emitted, since: time.Now()}
+		sh.cleaning[r.ref] = cleaning{upTo: min(mark.Emitted, mark.Applied), since: time.Now()}
 	}
 	sh.mu.Unlock()
-	if t.emitted < t.head.Rev {
-		sh.lag.Add(int64(t.head.Rev - t.emitted)) //nolint:gosec // far below 2^63
-		sh.heavy.Add(t.weight(t.emitted, t.head.Rev))
+	sh.emitSoon(r.ref, min(mark.Emitted, mark.Applied), mark.Applied)
+	if t.applied < t.head.Rev {
+		sh.lag.Add(int64(t.head.Rev - t.applied)) //nolint:gosec // far below 2^63
+		sh.heavy.Add(t.weight(t.applied, t.head.Rev))
 		sh.deriveSoon(r)
 	}
 }
@@ -289,7 +290,7 @@ func (s *Server) evict() {
 				continue
 			}
 			r.mu.Lock()
-			n, derived := r.tail.bytes+entryBytes, r.tail.emitted == r.tail.head.Rev
+			n, derived := r.tail.bytes+entryBytes, r.tail.applied == r.tail.head.Rev
 			r.mu.Unlock()
 			bytes += n
 			if r.refs == 0 && !r.late && derived {
@@ -301,6 +302,7 @@ func (s *Server) evict() {
 	s.metrics.open.Set(float64(count))
 	lag, _ := s.lag()
 	s.metrics.lag.Set(float64(lag))
+	s.metrics.unemitted.Set(float64(s.unemitted()))
 	if count <= s.cfg.ChannelsMax && int64(bytes) <= s.cfg.CacheBytes {
 		return
 	}
@@ -321,7 +323,7 @@ func (sh *shard) drop(r *room) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	r.mu.Lock()
-	derived := r.tail.emitted == r.tail.head.Rev
+	derived := r.tail.applied == r.tail.head.Rev
 	r.mu.Unlock()
 	if sh.rooms[r.ref] != r || r.refs > 0 || r.late || !derived {
 		return false

@@ -230,6 +230,16 @@ func (s *Server) lag() (changes, bytes int64) {
 	return changes, bytes
 }
 
+// unemitted is how many derived changes the event log lacks.
+func (s *Server) unemitted() (changes int64) {
+	for i := range s.held {
+		if sh := s.held[i].Load(); sh != nil {
+			changes += sh.unemitted.Load()
+		}
+	}
+	return changes
+}
+
 // owned is the shard of a channel, or kind NotOwner.
 func (s *Server) owned(ch topology.ChannelRef) (*shard, error) {
 	if sh := s.held[ch.Shard()].Load(); sh != nil {

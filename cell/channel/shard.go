@@ -36,6 +36,8 @@ type shard struct {
 	lag    atomic.Int64              // changes confirmed but not derived
 	heavy  atomic.Int64              // about their bytes in memory
 
+	unemitted atomic.Int64 // changes derived but not in the event log
+
 	mu      sync.Mutex
 	queue   []*request
 	working bool          // the worker has something to do
@@ -51,6 +53,10 @@ type shard struct {
 	late     []*room       // have changes that are not derived, in order
 	kickTail chan struct{} // capacity 1: the tailer should look
 	cleaning map[topology.ChannelRef]cleaning
+
+	emissions map[topology.ChannelRef]*emission // what the event log lacks
+	emitQueue []*emission                       // in order
+	kickEmit  chan struct{}                     // capacity 1: the emitter should look
 
 	beacons uint64
 	changed map[topology.ChannelRef]Head // since the last beacon
@@ -68,7 +74,8 @@ func newShard(s *Server, l *life, h *msglog.Hold, began time.Time) *shard {
 		s: s, life: l, id: h.Shard(), token: h.Token(), hold: h,
 		kick: make(chan struct{}, 1), kickTail: make(chan struct{}, 1), quiet: make(chan struct{}), rooms: map[topology.ChannelRef]*room{},
 		dirty: map[topology.ChannelRef]struct{}{}, cleaning: map[topology.ChannelRef]cleaning{},
-		changed: map[topology.ChannelRef]Head{},
+		changed:   map[topology.ChannelRef]Head{},
+		emissions: map[topology.ChannelRef]*emission{}, kickEmit: make(chan struct{}, 1),
 	}
 	sh.ctx, sh.cancel = context.WithCancel(l.ctx)
 	sh.confirmed(began)
@@ -261,6 +268,7 @@ func (sh *shard) close(why string) {
 	}
 	sh.closed, sh.leaving = true, true
 	nudge(sh.kickTail)
+	nudge(sh.kickEmit)
 	if !sh.working {
 		sh.refuseQueue()
 	}

@@ -44,15 +44,14 @@ type thread struct {
 
 // tail is the newest confirmed changes of a channel. Invariants: entries are
 // the revs from … head.Rev without gaps, from <= applied+1 (so what is older
-// than from is in the history store), emitted <= applied; keys and threads
-// have all of the entries and nothing else. The entries themselves are never
+// than from is in the history store, unless that lost its last writes); keys and
+// threads have all of the entries and nothing else. The entries themselves are never
 // written again, so a view may keep them.
 type tail struct {
 	head    Head
 	from    topology.Rev
 	entries []entry
 	applied topology.Rev
-	emitted topology.Rev
 	keys    map[keyID]topology.Rev
 	threads map[topology.Seq]thread
 	bytes   int
@@ -61,8 +60,8 @@ type tail struct {
 func newTail(m history.Mark) *tail {
 	return &tail{
 		head: Head{Rev: m.Applied, Seq: m.Seq, TS: m.TS}, from: m.Applied + 1,
-		applied: m.Applied, emitted: min(m.Emitted, m.Applied),
-		keys: map[keyID]topology.Rev{}, threads: map[topology.Seq]thread{},
+		applied: m.Applied,
+		keys:    map[keyID]topology.Rev{}, threads: map[topology.Seq]thread{},
 	}
 }
 
@@ -108,7 +107,7 @@ func (t *tail) keyed(k keyID, now time.Time) (change.Change, bool) {
 // trim forgets what is derived and beyond the bounds.
 func (t *tail) trim() {
 	n := 0
-	for left := len(t.entries); n < len(t.entries) && t.entries[n].Rev <= t.emitted; n, left = n+1, left-1 {
+	for left := len(t.entries); n < len(t.entries) && t.entries[n].Rev <= t.applied; n, left = n+1, left-1 {
 		if left <= tailKeep && t.bytes <= tailKeepBytes {
 			break
 		}

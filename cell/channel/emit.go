@@ -1,0 +1,223 @@
+package channel
+
+import (
+	"context"
+	"time"
+
+	"parley/cell/change"
+	"parley/cell/eventlog"
+	"parley/internal/topology"
+)
+
+const (
+	// emitChannels and emitEvents bound one round of an emitter: of channels, and of
+	// events, which are some 60 bytes each.
+	emitChannels = 256
+	emitEvents   = 2048
+	// emitMax bounds one append. The event log may be away for hours; what is not
+	// in it waits in the message log, and costs no memory here but a few words a channel.
+	emitMax = 20 * time.Second
+)
+
+// emission is what the event log lacks of a channel: the revs above done, up to
+// upTo, which history has. Under the shard's lock.
+type emission struct {
+	ref        topology.ChannelRef
+	done, upTo topology.Rev
+	queued     bool
+}
+
+// emitSoon queues events of a channel for the emitter.
+func (sh *shard) emitSoon(ref topology.ChannelRef, above, upTo topology.Rev) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed || above >= upTo {
+		return
+	}
+	e := sh.emissions[ref]
+	if e == nil {
+		e = &emission{ref: ref, done: above, upTo: above}
+		sh.emissions[ref] = e
+	}
+	if above < e.done { // history lost its last writes, its mark among them
+		sh.unemitted.Add(int64(e.done - above)) //nolint:gosec // far below 2^63
+		e.done = above
+	}
+	if upTo > e.upTo {
+		sh.unemitted.Add(int64(upTo - e.upTo)) //nolint:gosec // far below 2^63
+		e.upTo = upTo
+	}
+	if !e.queued {
+		e.queued = true
+		sh.emitQueue = append(sh.emitQueue, e)
+		nudge(sh.kickEmit)
+	}
+}
+
+// spell is some revs of a channel that go into the event log together.
+type spell struct {
+	*emission
+
+	above, upTo topology.Rev
+}
+
+// parcel is one round's events. It is repeated until it is done with, so that an
+// outage is spent waiting, not reading the same changes again.
+type parcel struct {
+	spells   []spell
+	events   []eventlog.Event
+	appended bool
+}
+
+// emit is the emitter: it tells the event log of what history has, until the shard
+// is lost. The event log's outage holds up nothing else.
+func (sh *shard) emit() {
+	var p *parcel
+	sh.keepAt(sh.kickEmit, 0, "events not emitted; trying again", func() (func() error, bool) {
+		if p != nil {
+			return func() error { return sh.send(&p) }, sh.ctx.Err() == nil
+		}
+		queue, on := sh.nextEmissions()
+		if queue == nil {
+			return nil, on
+		}
+		return func() (err error) {
+			if p, err = sh.pack(queue); err != nil {
+				sh.emitAgain(queue)
+				return err
+			}
+			return sh.send(&p)
+		}, on
+	})
+}
+
+// nextEmissions takes the channels of the next round; on is false when the
+// emitter's work is over.
+func (sh *shard) nextEmissions() (queue []*emission, on bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if len(sh.emitQueue) == 0 || sh.closed {
+		return nil, !sh.closed
+	}
+	n := min(emitChannels, len(sh.emitQueue))
+	queue = sh.emitQueue[:n:n]
+	sh.emitQueue = sh.emitQueue[n:]
+	if len(sh.emitQueue) == 0 {
+		sh.emitQueue = nil
+	}
+	return queue, true
+}
+
+// emitAgain puts channels back that are not done with.
+func (sh *shard) emitAgain(queue []*emission) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := time.Now()
+	for _, e := range queue {
+		if e.done < e.upTo {
+			sh.emitQueue = append(sh.emitQueue, e)
+			continue
+		}
+		e.queued = false
+		delete(sh.emissions, e.ref)
+		sh.cleaning[e.ref] = cleaning{upTo: e.done, since: now}
+	}
+}
+
+// pack reads the next events of some channels.
+func (sh *shard) pack(queue []*emission) (*parcel, error) {
+	p := &parcel{}
+	for i, e := range queue {
+		left := emitEvents - len(p.events)
+		if left <= 0 {
+			sh.emitAgain(queue[i:]) // their turn comes
+			break
+		}
+		sh.mu.Lock()
+		s := spell{emission: e, above: e.done, upTo: min(e.upTo, e.done+topology.Rev(left))}
+		r := sh.rooms[e.ref]
+		sh.mu.Unlock()
+		events, err := sh.eventsOf(&s, r)
+		if err != nil {
+			return nil, err
+		}
+		p.spells = append(p.spells, s)
+		p.events = append(p.events, events...)
+	}
+	return p, nil
+}
+
+// eventsOf makes the events of a spell: from memory, or from the log, and then
+// maybe fewer at a time.
+func (sh *shard) eventsOf(s *spell, r *room) ([]eventlog.Event, error) {
+	if r != nil && r.isOpen() {
+		if events := r.eventsOf(s); events != nil {
+			return events, nil
+		}
+	}
+	cs, err := sh.hold.Tail(sh.ctx, s.ref, s.above+1, int(min(s.upTo-s.above, logPage)))
+	if err != nil {
+		return nil, err
+	}
+	if len(cs) == 0 || cs[0].Rev != s.above+1 {
+		// They are older than the log's retention, so no worker waits for them.
+		sh.s.log.Warn("events are older than the log and were left out", "shard", sh.id, "channel", s.ref.Channel, "rev", s.above+1)
+		return nil, nil
+	}
+	events := make([]eventlog.Event, 0, len(cs))
+	for i := range cs {
+		if cs[i].Rev <= s.upTo {
+			events = append(events, eventOf(s.ref, &cs[i]))
+			s.upTo = max(s.above+1, cs[i].Rev)
+		}
+	}
+	return events, nil
+}
+
+// eventsOf makes events of what is in memory; nil if some of them are not.
+func (r *room) eventsOf(s *spell) []eventlog.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.above+1 < r.tail.from || s.upTo > r.tail.head.Rev {
+		return nil
+	}
+	events := make([]eventlog.Event, 0, s.upTo-s.above)
+	for rev := s.above + 1; rev <= s.upTo; rev++ {
+		events = append(events, eventOf(s.ref, &r.tail.at(rev).Change))
+	}
+	return events
+}
+
+func eventOf(ref topology.ChannelRef, c *change.Change) eventlog.Event {
+	return eventlog.Event{Channel: ref, Rev: c.Rev, Kind: c.Kind, Plain: len(c.Mentions) == 0}
+}
+
+// send appends a parcel and marks it; then the parcel is no more.
+func (sh *shard) send(p **parcel) error {
+	if !(*p).appended {
+		ctx, cancel := context.WithTimeout(sh.ctx, emitMax)
+		defer cancel()
+		if err := sh.s.deps.Events.Append(ctx, sh.id, (*p).events); err != nil {
+			return err
+		}
+		(*p).appended = true
+	}
+	for _, s := range (*p).spells {
+		if err := sh.s.deps.History.SetEmitted(sh.ctx, s.ref, s.upTo); err != nil {
+			return err
+		}
+	}
+	queue := make([]*emission, 0, len((*p).spells))
+	sh.mu.Lock()
+	for _, s := range (*p).spells {
+		if s.done == s.above { // else history fell back meanwhile
+			s.done = s.upTo
+			sh.unemitted.Add(-int64(s.upTo - s.above)) //nolint:gosec // far below 2^63
+		}
+		queue = append(queue, s.emission)
+	}
+	sh.mu.Unlock()
+	sh.emitAgain(queue)
+	*p = nil
+	return nil
+}
