@@ -15,7 +15,8 @@ const checksMax = 1 << 16
 
 // KnownMax is how long a channel's row and a membership are remembered. It is only
 // a backstop: every change of them comes through the shard's owner, which forgets
-// them then, and forgets all that it knew when it takes a shard.
+// them then, and forgets all that it knew when it takes a shard. A directory that
+// answers from memory, since its engine is away, has to reckon with it.
 const KnownMax = time.Minute
 
 // checks asks the directory and remembers what it allowed for a while. What it

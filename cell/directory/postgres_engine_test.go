@@ -24,7 +24,7 @@ import (
 )
 
 // server is the Postgres under test, as an administrator.
-func server(t *testing.T) *url.URL {
+func server(t testing.TB) *url.URL {
 	t.Helper()
 	const name = "PARLEY_TEST_POSTGRES"
 	at := os.Getenv(name)
@@ -114,7 +114,7 @@ func newScratch(u *url.URL) (s scratch, err error) {
 }
 
 // database is a scratch that ends with the test.
-func database(t *testing.T) scratch {
+func database(t testing.TB) scratch {
 	t.Helper()
 	s, err := newScratch(server(t))
 	if err != nil {
@@ -189,7 +189,7 @@ func TestPostgres(t *testing.T) {
 }
 
 // opened is a process's directory.
-func (s scratch) open(t *testing.T) *directory.Directory {
+func (s scratch) open(t testing.TB) *directory.Directory {
 	t.Helper()
 	d, err := directory.OpenPostgres(t.Context(), s.cfg, time.Now, nil)
 	if err != nil {
@@ -201,4 +201,10 @@ func (s scratch) open(t *testing.T) *directory.Directory {
 		}
 	})
 	return d
+}
+
+func BenchmarkPostgres_Member(b *testing.B) {
+	s := database(b)
+	s.cfg.URL = s.admin.String() // without the proxy
+	benchmarkMember(b, s.open(b))
 }

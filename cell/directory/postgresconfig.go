@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -171,15 +172,13 @@ func (c Config) conn() (*pgx.ConnConfig, error) {
 	cc.ConnectTimeout = c.ConnectTimeout
 	// A standby that a name or a list of hosts leads to would refuse each write.
 	cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	for name, value := range map[string]string{
+	maps.Copy(cc.RuntimeParams, map[string]string{
 		"application_name": c.ApplicationName, "search_path": c.Schema, "client_encoding": "UTF8",
 		"statement_timeout": ms(c.StatementTimeout), "lock_timeout": ms(c.LockTimeout),
 		"idle_in_transaction_session_timeout": ms(c.IdleTimeout),
 		// What mayWrite says holds on this level.
 		"default_transaction_isolation": "read committed",
-	} {
-		cc.RuntimeParams[name] = value
-	}
+	})
 	return cc, nil
 }
 

@@ -75,14 +75,15 @@ func TestPostgres_Outage(t *testing.T) {
 		"connections cut": {
 			func(_ *testing.T, s scratch) { s.proxy.Stop() },
 			func(t *testing.T, s scratch) {
+				t.Helper()
 				if err := s.proxy.Start(); err != nil {
 					t.Error(err)
 				}
 			},
 		},
 		"silence": { // as of a paused process, or packets that are dropped
-			func(t *testing.T, s scratch) { s.silence(t) },
-			func(t *testing.T, s scratch) { s.proxy.Toxics.ResetToxics(context.Background()) },
+			func(t *testing.T, s scratch) { t.Helper(); s.silence(t) },
+			func(_ *testing.T, s scratch) { s.proxy.Toxics.ResetToxics(context.Background()) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -150,7 +150,7 @@ func (c Config) columnFaults(s survey, fault func(string, ...any) error) (out []
 			out = append(out, fault("the table %s.%s is missing; restore the database from a backup", c.Schema, t))
 			continue
 		}
-		for _, column := range strings.Split(want[t], ", ") {
+		for column := range strings.SplitSeq(want[t], ", ") {
 			name, kind, _ := strings.Cut(column, " ")
 			switch got := s.columns[t][name]; got {
 			case kind:

@@ -43,7 +43,7 @@ func (l *sharedLog) Member(_ context.Context, m channel.Member) (change.Change, 
 	if l.calls%7 == 0 {
 		return change.Change{}, problem.New(problem.Unknown, "the answer was lost")
 	}
-	return change.Change{Rev: topology.Rev(at + 1)}, nil //nolint:gosec // small
+	return change.Change{Rev: topology.Rev(at + 1)}, nil
 }
 
 // rostersAtOnce has several processes change one channel: its log has the

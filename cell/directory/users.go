@@ -21,10 +21,8 @@ func scanUser(s scanner) (u User, err error) {
 // PutUsers adds people and returns them in the order given; one whose name exists
 // is returned as it is stored.
 func (d *Directory) PutUsers(ctx context.Context, p topology.Place, us []User) ([]User, error) {
-	for _, u := range us {
-		if err := errors.Join(key("id", string(u.ID)), key("name", u.Name), text("display_name", u.DisplayName)); err != nil {
-			return nil, err
-		}
+	if err := checkUsers(us); err != nil {
+		return nil, err
 	}
 	out := make([]User, len(us))
 	err := d.tx(ctx, func(tx *txn) error {
@@ -61,6 +59,15 @@ func (d *Directory) PutUsers(ctx context.Context, p topology.Place, us []User) (
 		return nil, err
 	}
 	return out, nil
+}
+
+func checkUsers(us []User) error {
+	for _, u := range us {
+		if err := errors.Join(key("id", string(u.ID)), key("name", u.Name), text("display_name", u.DisplayName)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func flag(b bool) int {

@@ -96,7 +96,7 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// look has the engine looked at at once.
+// look has the engine asked now, not at the next second.
 func (w *watch) look() {
 	select {
 	case w.sooner <- struct{}{}:

@@ -94,7 +94,9 @@ func (c Config) withDefaults() Config {
 const heartbeat = 10 * time.Second
 
 // Directory is what a gateway asks the cell's directory. ChannelsOf, URevs and
-// UserChanges must not be from a cache: they decide what a user gets (G2).
+// UserChanges must not be from a cache, since they decide what a user gets (G2), but
+// for the time when the directory's engine is away: what has changed before that is
+// not in the answers, and nothing can change meanwhile.
 type Directory interface {
 	Workspace(ctx context.Context, ws topology.WorkspaceID) (directory.Workspace, error)
 	User(ctx context.Context, p topology.Place, u topology.UserID) (directory.User, error)
