@@ -191,21 +191,17 @@ func (v *serving) next() []*answer {
 // send writes what waits, and the holdings when they change, until ctx ends or
 // the connection breaks.
 func (v *serving) send(ctx context.Context, write func(*cellv1.ServeResponse) error) {
-	var told channel.Holdings
+	var told teller
 	for {
-		var changed <-chan struct{}
 		m := &cellv1.ServeResponse{}
 		if v.holdings {
-			var now channel.Holdings
-			if now, changed = v.s.cluster.Holdings(); told == nil || !same(told, now) {
-				told, m.Holdings = now, holdingsMessage(now)
-			}
+			m.Holdings = told.news(v.s.cluster)
 		}
 		batch := v.next()
 		if len(batch) == 0 && m.Holdings == nil {
 			select {
 			case <-v.wake:
-			case <-changed:
+			case <-told.changed: // nil without holdings
 			case <-ctx.Done():
 				return
 			}
@@ -224,4 +220,28 @@ func (v *serving) send(ctx context.Context, write func(*cellv1.ServeResponse) er
 			return
 		}
 	}
+}
+
+// teller knows what a caller was told of the holdings.
+type teller struct {
+	last    channel.Holdings
+	changed <-chan struct{} // closed when there may be news
+}
+
+// news is the present state, or nil if it is what was told last.
+func (t *teller) news(c *channel.Cluster) *cellv1.Holdings {
+	select {
+	case <-t.changed:
+	default:
+		if t.changed != nil {
+			return nil
+		}
+	}
+	var now channel.Holdings
+	now, t.changed = c.Holdings()
+	if t.last != nil && same(t.last, now) {
+		return nil
+	}
+	t.last = now
+	return holdingsMessage(now)
 }
