@@ -108,7 +108,7 @@ command_down() {
   t=$(now_ms)
   read_layout
   select_nodes "$1"
-  end_nodes "${selected[@]}"
+  end_nodes "${selected[@]}" || die "not all of $set could be stopped"
   say "$set: ${1:-all} down in $(since "$t"); data and logs are kept in $dir"
 }
 command_restart() { command_down "$1"; command_start "$1"; }
@@ -124,7 +124,7 @@ send() {
   done
   for n in "${selected[@]}"; do
     at "$n"
-    signal "$1"
+    signal "$1" || die "$n of $set ended just now"
     say "$n of $set: $3"
   done
 }
@@ -156,10 +156,11 @@ command_wipe() {
     at "$n"
     if alive; then
       ran+=("$n")
-      signal KILL
+      signal KILL || true
       gone 10 || die "$n of $set still runs"
     fi
     rm -rf "${home:?}/data"
+    if has_hook forget && [[ $1 == "$engine" ]]; then hook forget; fi
   done
   say "$set: wiped ${selected[*]}"
   if (( ${#ran[@]} )); then start_nodes "${ran[@]}"; fi

@@ -123,11 +123,10 @@ gone() {
 
 # end_node: asks the node to stop, and kills it when it doesn't.
 end_node() {
-  alive || { rm -f "$home/pid"; return 0; }
   local p wait=${grace[$engine]:-30}
-  p=$(pid)
-  kill "-${stop_signal[$engine]:-TERM}" "$p"
-  signal CONT
+  p=$(pid) || { rm -f "$home/pid"; return 0; }
+  kill "-${stop_signal[$engine]:-TERM}" "$p" 2>/dev/null || true
+  signal CONT || true # it may have been stopped, or be gone already
   gone "$wait" && return
   complain "$node of $set didn't stop within $wait s; killed"
   signal KILL || true

@@ -22,6 +22,8 @@ redis_cluster_configure() {
     say cluster-config-file "$home/nodes.conf"
     say cluster-node-timeout 3000
     say cluster-require-full-coverage no
+    # Else the others see the address that a connection to them came from: 127.0.0.1.
+    say cluster-announce-ip "$ip"
   } >"$home/redis.conf"
 }
 redis_cluster_launch() { redis_launch; }
@@ -43,13 +45,17 @@ maxmemory-policy noeviction
 CONF
 }
 
-# Once all answer: the first time they are made one cluster, and then each must know all slots.
+# Once all three live: the first time they are made one cluster, and then each must know all slots.
 redis_cluster_complete_set() {
-  at redis-cluster-1
+  local k
+  for k in 3 2 1; do
+    at "redis-cluster-$k"
+    alive || return 0
+  done
   if [[ $(redis_call CLUSTER INFO) == *cluster_slots_assigned:0* ]]; then
     # shellcheck disable=SC2046 # words are wanted
-    redis-cli --cluster create $(endpoints redis-cluster | tr , ' ') --cluster-replicas 0 --cluster-yes >>"$home/logs/create.log" 2>&1 ||
-      die "the Redis cluster of $set can't be made; see $home/logs/create.log"
+    timeout 60 redis-cli --cluster create $(endpoints redis-cluster | tr , ' ') --cluster-replicas 0 --cluster-yes >>"$home/logs/create.log" 2>&1 ||
+      die "the Redis cluster of $set can't be made; see $home/logs/create.log, then: $self wipe $set redis-cluster"
   fi
   await 30 redis_cluster_whole || die "the Redis cluster of $set isn't whole after 30 s; see $home/logs/out.log"
 }
@@ -60,3 +66,5 @@ redis_cluster_whole() {
     [[ $info == *cluster_state:ok* && $info == *cluster_slots_ok:16384* ]] || return 1
   done
 }
+# One master that is wiped stays a member and has its slots; all of them are made one cluster anew.
+redis_cluster_forget() { rm -f "$home/nodes.conf"; }
