@@ -53,6 +53,33 @@ e2e: drill-binaries ## Every drill: faults under load in a cluster of processes;
 e2e-short: drill-binaries ## The short form of the drills, under 8 minutes
 	bin/parley-drill chaos run --short
 
+.PHONY: engines
+engines: ## Install real engines and start one of each for the conformance suites (docs/engines.md)
+	tools/engines/engines install
+	tools/engines/engines up suite
+	tools/engines/engines status suite
+
+.PHONY: engines-down
+engines-down: ## Stop them; data and logs are kept
+	tools/engines/engines down suite
+	tools/engines/engines down suite3
+
+.PHONY: cells
+cells: ## Install and start the engines of two cells, each its own (NODES=3: three of Cassandra and Kafka)
+	tools/engines/engines install cell-1
+	tools/engines/engines up cell-1 $(if $(NODES),--nodes $(NODES))
+	tools/engines/engines up cell-2 $(if $(NODES),--nodes $(NODES))
+	tools/engines/engines status
+
+.PHONY: cells-down
+cells-down: ## Stop them; data and logs are kept
+	tools/engines/engines down cell-1
+	tools/engines/engines down cell-2
+
+.PHONY: test-engines
+test-engines: ## The conformance suites against real engines, and their failure tests on three nodes; leaves nothing running
+	bash tools/engines/test.sh
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	bash test/fuzz.sh $(or $(FUZZTIME),30s)

@@ -32,6 +32,12 @@ cassandra_configure() {
   <root level="INFO"><appender-ref ref="out"/></root>
 </configuration>
 XML
+  cat >"$home/conf/nodetool.xml" <<'XML'
+<configuration>
+  <appender name="err" class="ch.qos.logback.core.ConsoleAppender"><target>System.err</target><encoder><pattern>%msg%n</pattern></encoder></appender>
+  <root level="ERROR"><appender-ref ref="err"/></root>
+</configuration>
+XML
 }
 
 # Differs from a production node in: one token a node, given, and no bootstrap, so that all
@@ -125,6 +131,6 @@ cassandra_nodetool() {
   lib=$(kept "cassandra-$cassandra_version")
   mapfile -t modules < <(cassandra_modules)
   "$java/bin/java" -Xmx64m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "${modules[@]}" -Dcassandra.logdir="$home/tmp" \
-    -Dlogback.configurationFile="file://$home/conf/none.xml" -cp "$lib/*" \
+    -Dlogback.configurationFile="file://$home/conf/nodetool.xml" -cp "$lib/*" \
     org.apache.cassandra.tools.NodeTool -h 127.0.0.1 -p "$(cassandra_jmx_port)" "$@"
 }
