@@ -97,7 +97,7 @@ cassandra_launch() {
   lib=$(kept "cassandra-$cassandra_version")
   mapfile -t modules < <(cassandra_modules)
   agent=("$lib"/jamm-*.jar)
-  launch "$java/bin/java" -Xms384m -Xmx384m -Xss384k -XX:MaxDirectMemorySize=256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+  launch "$java/bin/java" -Xms384m -Xmx384m -Xss384k -XX:MaxDirectMemorySize=256m "${jit[@]}" \
     -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError -Djava.io.tmpdir="$home/tmp" -Djava.net.preferIPv4Stack=true \
     -Djdk.attach.allowAttachSelf=true -Dio.netty.tryReflectionSetAccessible=true -Dio.netty.eventLoopThreads=2 \
     -Dchronicle.analytics.disable=true -Dcassandra.config="file://$home/conf/cassandra.yaml" -Dcassandra.storagedir="$home/data" \

@@ -23,7 +23,7 @@ elasticsearch_configure() {
   cp -r "$product"/*/config "$home/conf"
   mkdir -p "$home/conf/jvm.options.d"
   sed -i '/UseG1GC/d; /file=gc.log/d' "$home/conf/jvm.options" # two collectors are refused; nobody reads that log
-  printf '%s\n' -Xms256m -Xmx256m -XX:+UseSerialGC >"$home/conf/jvm.options.d/small.options"
+  printf '%s\n' -Xms256m -Xmx256m "${jit[@]}" >"$home/conf/jvm.options.d/small.options"
   cat >"$home/conf/elasticsearch.yml" <<YAML
 cluster.name: $set
 node.name: $node

@@ -67,7 +67,7 @@ kafka_java() {
   local heap=$1 lib
   shift
   lib=$(kept "kafka-$kafka_version")
-  java_command=("$java/bin/java" -Xmx"$heap" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError
+  java_command=("$java/bin/java" -Xmx"$heap" "${jit[@]}" -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError
     -XX:MaxDirectMemorySize=128m -Djava.awt.headless=true -Dlog4j2.configurationFile="$home/conf/log4j2.xml" -cp "$lib/*" "$@")
 }
 # A cluster's id is 16 bytes in base64; a node's data is made for one.

@@ -12,6 +12,11 @@ run=${PARLEY_ENGINES_DIR:-/var/tmp/parley-engines}
 engine_user=parley-engines
 deadline=${PARLEY_ENGINES_DEADLINE:-180}   # seconds for one node to answer
 
+# Small and quick to start: the second compiler would double what a start costs. For
+# measurements, where engines are to be as quick as they can be, it is wanted.
+jit=(-XX:+UseSerialGC)
+if [[ ${PARLEY_ENGINES_JIT:-small} != full ]]; then jit+=(-XX:TieredStopAtLevel=1); fi
+
 declare -A stop_signal=() # by engine; TERM where nothing is said
 declare -A grace=()       # by engine: seconds from that signal to KILL; 30 where nothing is said
 

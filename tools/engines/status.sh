@@ -36,13 +36,16 @@ add_status() {
   done
 }
 
-# command_status [SET]: of that set, or of each that has been up.
+# command_status [SET]: of that set, or of each of which something runs.
 command_status() {
   local one sets=()
-  for one in "${all_sets[@]}"; do
-    [[ -z $1 || $one == "$1" ]] && [[ -e $run/$one/layout ]] && sets+=("$one")
-  done
-  if [[ $1 ]] && (( ${#sets[@]} == 0 )); then use_set "$1"; read_layout; fi
+  if [[ $1 ]]; then
+    use_set "$1"
+    read_layout
+    sets=("$1")
+  else
+    for one in "${all_sets[@]}"; do if (use_set "$one"; something_runs); then sets+=("$one"); fi; done
+  fi
   [[ $option_output == json ]] || printf '%-8s %-18s %-9s %-8s %-17s %9s\n' SET NODE STATE PID ADDRESS RSS
   for one in "${sets[@]}"; do use_set "$one"; add_status; done
   if [[ $option_output == json ]]; then
@@ -52,4 +55,11 @@ command_status() {
     say "logs and data: $run"
   fi
   (( not_up == 0 )) || exit 3
+}
+something_runs() {
+  local n
+  [[ -e $dir/layout ]] || return 1
+  read_layout
+  for n in $(node_names); do (at "$n"; alive) && return 0; done
+  return 1
 }
