@@ -102,7 +102,7 @@ cassandra_launch() {
     -Djdk.attach.allowAttachSelf=true -Dio.netty.tryReflectionSetAccessible=true -Dio.netty.eventLoopThreads=2 \
     -Dchronicle.analytics.disable=true -Dcassandra.config="file://$home/conf/cassandra.yaml" -Dcassandra.storagedir="$home/data" \
     -Dcassandra.logdir="$home/logs" -Dlogback.configurationFile="file://$home/conf/logback.xml" -Dcassandra-foreground=yes \
-    -Dcassandra.jmx.local.port="$(cassandra_jmx_port)" -Dcassandra.ring_delay_ms=2000 -Dcassandra.skip_wait_for_gossip_to_settle=0 \
+    -Dcassandra.jmx.local.port="$(cassandra_jmx_port)" -Dcassandra.ring_delay_ms=2000 -Dcassandra.migration_delay_ms=1000 -Dcassandra.skip_wait_for_gossip_to_settle=0 \
     -Dcassandra.superuser_setup_delay_ms=0 -Dcassandra.consistent.rangemovement=false \
     "${modules[@]}" -javaagent:"${agent[0]}" -cp "$home/conf:$lib/*" org.apache.cassandra.service.CassandraDaemon
 }
@@ -117,6 +117,22 @@ cassandra_ready() {
     (at "$other"; alive && ! is_stopped) || continue
     cassandra_sees "$me" "$other" && cassandra_sees "$other" "$me" || return 1
   done
+}
+# Nodes that start side by side each make the system's tables, and agree on a schema later; until
+# then a client's CREATE waits for up to a minute. Only nodetool can tell.
+cassandra_complete_set() {
+  (( nodes_of_set > 1 )) || return 0
+  local n
+  for n in $(node_names); do
+    at "$n"
+    if [[ $engine == cassandra ]] && alive && ! is_stopped; then break; fi
+  done
+  await 120 cassandra_agrees || die "the Cassandra nodes of $set don't agree on a schema; see: $self nodetool $set $node -- describecluster"
+}
+cassandra_agrees() {
+  local told
+  told=$(cassandra_nodetool describecluster) || return 1
+  (( $(grep -cE '^[[:space:]]+[0-9a-f-]{36}: \[' <<<"$told") == 1 ))
 }
 # cassandra_sees A B: whether the last that A logged of B is that it is up.
 cassandra_sees() {

@@ -54,7 +54,13 @@ java_home() {
 need_java_home() { java=$(java_home) || die "no Java $java_major here; run: $self install, or set PARLEY_ENGINES_JAVA_HOME"; }
 need_java() { java_home >/dev/null || apt_install "$java_package"; }
 
-mvn_quiet() { mvn -B -q "$@" | sed $'s/\e\\[[0-9;]*m//g'; }
+# Outside a project, Maven makes ${project.basedir} in the directory where it runs.
+mvn_quiet() (
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  cd "$scratch"
+  mvn -B -q "$@" 2>&1 | sed $'s/\e\\[[0-9;]*m//g'
+)
 plugin=org.apache.maven.plugins:maven-dependency-plugin:$maven_dependency_plugin
 
 # jars DIRECTORY GROUP:ARTIFACT:VERSION…: the artifacts and all they need at run time.
