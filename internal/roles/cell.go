@@ -171,7 +171,7 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	if w.stores, err = open(ctx, w.log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.stores.close()) }()
+	defer func() { err = errors.Join(err, w.close()) }()
 	for _, wire := range []func() error{w.wireRegistry, w.wireCluster, w.wireServers, w.wireServices, w.wireWorkers, w.wireGateways} {
 		if err := wire(); err != nil {
 			return err
@@ -187,7 +187,7 @@ func (w *cell) wireRegistry() (err error) {
 	w.registry, err = regions.Open(regions.Config{
 		Region: w.Region, Endpoints: w.Etcd, TLS: w.identity.Client(pki.RoleEtcd), Dir: w.Dir, WithoutRoutes: true, Log: w.log,
 	})
-	w.add(lifecycle.Part{Name: "store", Run: w.stores.watch})
+	w.add(lifecycle.Part{Name: "store", Run: w.watch})
 	w.add(lifecycle.Part{Name: "registry", Run: w.registry.Run})
 	return err
 }
