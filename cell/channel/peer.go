@@ -17,7 +17,7 @@ import (
 //     answer when a connection breaks, or ctx ends, after the request has left.
 //  3. Every method but Wake and Free returns when ctx ends.
 //  4. Wake and Free are hints: they may be lost, and Wake never waits.
-type Peer interface {
+type Peer interface { //nolint:interfacebloat // what is asked of an owner, each once
 	ID() topology.ServerID
 	Ping(ctx context.Context) (Status, error)
 	Wake()

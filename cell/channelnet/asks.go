@@ -112,7 +112,7 @@ func queryOf(p *cellv1.Page) history.PageQuery {
 
 // limitOf is a limit as it crosses: who asks for less than nothing gets nothing.
 func limitOf(n int) uint32 {
-	return uint32(max(0, min(n, 1<<30))) //nolint:gosec // bounded here
+	return uint32(max(0, min(n, 1<<30)))
 }
 
 // tokens is a set of shards as it crosses, and back.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -186,8 +187,8 @@ func (p *process) run(parts []part) {
 		}
 	}
 	end := sync.OnceFunc(func() {
-		for i := len(parts) - 1; i >= 0; i-- {
-			parts[i].end()
+		for _, one := range slices.Backward(parts) {
+			one.end()
 		}
 		if p.relay != nil {
 			p.relay.cut()
@@ -207,15 +208,15 @@ func (p *process) run(parts []part) {
 		end()
 	}
 	p.stop = func() {
-		for i := len(parts) - 1; i >= 0; i-- {
-			if parts[i].drain != nil {
+		for _, one := range slices.Backward(parts) {
+			if one.drain != nil {
 				ctx, cancel := context.WithTimeout(context.Background(), waitMax)
-				if err := parts[i].drain(ctx); err != nil {
+				if err := one.drain(ctx); err != nil {
 					p.c.tb.Errorf("%s: drain: %v", p.name, err)
 				}
 				cancel()
 			}
-			parts[i].end()
+			one.end()
 		}
 		end()
 	}

@@ -129,7 +129,7 @@ func FuzzAnswer(f *testing.F) {
 	c := change.Change{Rev: 1, Kind: change.Message, Text: "x"}
 	for _, a := range []*cellv1.Answer{
 		changeAnswer(c), eventsAnswer([]channel.Event{{Change: c, Payload: []byte("{}")}}), messagesAnswer(history.Message{Change: c, ReplyCount: 1}),
-		headsAnswer([]channel.OwnedHead{{Owned: true}}), {Problem: problemOf(errBusy())},
+		headsAnswer([]channel.OwnedHead{{Owned: true}}), refused(errBusy()),
 	} {
 		b, err := proto.Marshal(&cellv1.ServeResponse{
 			Answers: []*cellv1.Answer{a}, Welcome: &cellv1.Welcome{Version: 1}, Holdings: holdingsMessage(channel.Holdings{"cs-1": {1: 2}}),

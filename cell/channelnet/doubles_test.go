@@ -3,7 +3,6 @@ package channelnet_test
 import (
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -203,9 +202,6 @@ func (r *relay) copy(to, from net.Conn) {
 			}
 		}
 		if err != nil {
-			if err != io.EOF {
-				return
-			}
 			return
 		}
 	}

@@ -100,7 +100,9 @@ func TestLane_IsBounded(t *testing.T) {
 		want(t, "one too large", err, problem.TooLarge)
 		cancel()
 		for _, done := range all {
-			<-done
+			if err := <-done; err == nil {
+				t.Error("a request to nobody was answered")
+			}
 		}
 		if len(l.waiting) != 0 || l.bytes != 0 {
 			t.Errorf("%d requests with %d bytes are left", len(l.waiting), l.bytes)

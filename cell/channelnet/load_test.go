@@ -48,7 +48,7 @@ func (l *load) write(w int) {
 		began := time.Now()
 		m, err := l.post(l.refs[(w+i)%len(l.refs)], key)
 		took := int64(time.Since(began))
-		for old := l.pause.Load(); took > old && !l.pause.CompareAndSwap(old, took); old = l.pause.Load() { //nolint:revive // it is all in the head
+		for old := l.pause.Load(); took > old && !l.pause.CompareAndSwap(old, took); old = l.pause.Load() {
 		}
 		l.mu.Lock()
 		if err == nil {

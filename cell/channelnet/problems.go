@@ -51,7 +51,7 @@ func micros(d time.Duration) uint64 {
 
 // duration is the time that crossed, at most an hour.
 func duration(us uint64) time.Duration {
-	return time.Duration(min(us, uint64(time.Hour/time.Microsecond))) * time.Microsecond //nolint:gosec // bounded just before
+	return time.Duration(min(us, uint64(time.Hour/time.Microsecond))) * time.Microsecond
 }
 
 // errAway says that a request has not left for a peer: another owner, or the same

@@ -41,7 +41,7 @@ type process struct {
 
 func newProcess(of *Peers, addr string) *process {
 	t := &http.Transport{
-		TLSClientConfig: of.tls, Protocols: new(http.Protocols), DisableCompression: true, TLSHandshakeTimeout: handshakeMax,
+		TLSClientConfig: of.tls.Clone(), Protocols: new(http.Protocols), DisableCompression: true, TLSHandshakeTimeout: handshakeMax,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialMax)
 			defer cancel()
