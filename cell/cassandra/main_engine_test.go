@@ -33,7 +33,9 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
 		_ = flag.Set("rapid.checks", "3")
 	}
-	goleak.VerifyTestMain(m)
+	// A closed session of the client's goes on waiting for nodes to agree on their
+	// schema, for up to ten seconds.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/gocql/gocql.(*Conn).awaitSchemaAgreement"))
 }
 
 // config is that of the cluster under test, with a keyspace that is not there.
