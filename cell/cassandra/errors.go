@@ -38,8 +38,7 @@ func (nextHost) GetRetryType(err error) gocql.RetryType {
 
 // code is Cassandra's number of an error, -1 if it is not one of its answers.
 func code(err error) int {
-	var answer gocql.RequestError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[gocql.RequestError](err); ok {
 		return answer.Code()
 	}
 	return -1

@@ -33,15 +33,17 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
 		_ = flag.Set("rapid.checks", "3")
 	}
-	goleak.VerifyTestMain(m)
+	// A closed session of the client's goes on waiting for nodes to agree on their
+	// schema, for up to ten seconds.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/gocql/gocql.(*Conn).awaitSchemaAgreement"))
 }
 
 // config is that of the cluster under test, with a keyspace that is not there.
-func config(t testing.TB) cassandra.Config {
-	t.Helper()
+func config(tb testing.TB) cassandra.Config {
+	tb.Helper()
 	hosts := os.Getenv("PARLEY_TEST_CASSANDRA")
 	if hosts == "" {
-		t.Fatal("PARLEY_TEST_CASSANDRA is not set: it names the nodes, host:port,…; `make test-engines` sets it")
+		tb.Fatal("PARLEY_TEST_CASSANDRA is not set: it names the nodes, host:port,…; `make test-engines` sets it")
 	}
 	cfg := cassandra.Default()
 	cfg.Hosts = strings.Split(hosts, ",")
@@ -53,38 +55,38 @@ func config(t testing.TB) cassandra.Config {
 }
 
 // keyspace makes one with its tables, and drops it at the end.
-func keyspace(t testing.TB) cassandra.Config {
-	t.Helper()
-	cfg := config(t)
-	makeKeyspace(t, cfg)
+func keyspace(tb testing.TB) cassandra.Config {
+	tb.Helper()
+	cfg := config(tb)
+	makeKeyspace(tb, cfg)
 	return cfg
 }
 
-func makeKeyspace(t testing.TB, cfg cassandra.Config) {
-	t.Helper()
-	dropAtEnd(t, cfg)
-	db, err := cassandra.Open(t.Context(), cfg, "cell", nil)
+func makeKeyspace(tb testing.TB, cfg cassandra.Config) {
+	tb.Helper()
+	dropAtEnd(tb, cfg)
+	db, err := cassandra.Open(tb.Context(), cfg, "cell", nil)
 	if err != nil {
-		t.Fatalf("Open: %v", err)
+		tb.Fatalf("Open: %v", err)
 	}
 	if err := db.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func dropAtEnd(t testing.TB, cfg cassandra.Config) {
-	t.Helper()
-	t.Cleanup(func() {
+func dropAtEnd(tb testing.TB, cfg cassandra.Config) {
+	tb.Helper()
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s, err := cassandra.Dial(ctx, cfg)
 		if err != nil {
-			t.Errorf("drop: %v", err)
+			tb.Errorf("drop: %v", err)
 			return
 		}
 		defer s.Close()
 		if err := s.Query("DROP KEYSPACE IF EXISTS " + cfg.Keyspace).WithContext(ctx).Exec(); err != nil {
-			t.Errorf("drop: %v", err)
+			tb.Errorf("drop: %v", err)
 		}
 	})
 }

@@ -41,11 +41,11 @@ func write(ch topology.ChannelRef, tok topology.Token, n uint64, cs []change.Cha
 	return []msglog.Write{{Channel: ch, Rows: rows}}
 }
 
-func raise(t testing.TB, s msglog.Store, from topology.Token) topology.Token {
-	t.Helper()
-	fs, err := s.Raise(t.Context(), "me", []msglog.Claim{{Shard: ref.Shard(), From: from}})
+func raise(tb testing.TB, s msglog.Store, from topology.Token) topology.Token {
+	tb.Helper()
+	fs, err := s.Raise(tb.Context(), "me", []msglog.Claim{{Shard: ref.Shard(), From: from}})
 	if err != nil || fs[0].Token != from+1 || fs[0].Owner != "me" {
-		t.Fatalf("Raise: %v, %v", fs, err)
+		tb.Fatalf("Raise: %v, %v", fs, err)
 	}
 	return from + 1
 }
@@ -243,8 +243,16 @@ func TestCassandra_Page_ManyBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, q := range []history.PageQuery{
-		{Limit: 50}, {Limit: 1000}, {Before: 77, Limit: 50}, {Before: 8, Limit: 50}, {Before: math.MaxUint64, Limit: 50}, {Before: 160, Limit: 50},
-		{Forward: true, Limit: 50}, {Forward: true, After: 77, Limit: 50}, {Forward: true, After: 7, Limit: 1000}, {Forward: true, After: math.MaxUint64, Limit: 3},
+		{Limit: 50},
+		{Limit: 1000},
+		{Before: 77, Limit: 50},
+		{Before: 8, Limit: 50},
+		{Before: math.MaxUint64, Limit: 50},
+		{Before: 160, Limit: 50},
+		{Forward: true, Limit: 50},
+		{Forward: true, After: 77, Limit: 50},
+		{Forward: true, After: 7, Limit: 1000},
+		{Forward: true, After: math.MaxUint64, Limit: 3},
 	} {
 		got, err := h.Page(t.Context(), ref, q)
 		if err != nil {

@@ -35,6 +35,7 @@ func rules() []rule {
 		{"internal/link", []string{"parley/cell", "parley/edge", "parley/regions", "parley/controlplane"}, nil, "a link carries frames and knows nothing of chat"},
 		{"cell/change", []string{"parley/cell"}, []string{"parley/cell/change"}, "a change is what the log is made of; what stores it imports it"},
 		{"cell/msglog", []string{"parley/cell"}, []string{"parley/cell/msglog", "parley/cell/change", "parley/cell/pebbledb"}, "the log's protocol stands on its store alone"},
+		{"cell/cassandra", []string{"parley/cell", "parley/regions"}, []string{"parley/cell/cassandra", "parley/cell/msglog", "parley/cell/history", "parley/cell/change"}, "a driver knows the contracts that it keeps and nothing of who relies on them"},
 		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
 		{"cell/channel", []string{"parley/cell/channelnet", "parley/internal/gen"}, nil, "a channel server does not know whether a network lies before it"},
 		{"cell/channelnet", []string{"parley/cell"}, []string{"parley/cell/channelnet", "parley/cell/channel", "parley/cell/change", "parley/cell/history"}, "a network carries what a channel server is asked: it touches no store, and knows nobody who asks"},
@@ -112,23 +113,37 @@ func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 	}
 }
 
-// TestPgxStaysBehindTheDirectory: the directory's SQL is for SQLite, too.
-func TestPgxStaysBehindTheDirectory(t *testing.T) {
-	const pgx = "github.com/jackc/pgx"
-	seen := false
+// TestClientsOfEnginesStayBehindTheirDrivers: nothing above a driver knows its engine, so
+// that a change of a client is a change of one package.
+func TestClientsOfEnginesStayBehindTheirDrivers(t *testing.T) {
+	behind := map[string]string{
+		"github.com/gocql/gocql":                     "cell/cassandra",
+		"github.com/twmb/franz-go":                   "cell/kafka",
+		"github.com/redis/go-redis/v9":               "cell/redisdb",
+		"github.com/jackc/pgx/v5":                    "cell/directory",
+		"github.com/blevesearch/bleve/v2":            "cell/search/blevedb",
+		"github.com/elastic/go-elasticsearch/v8":     "cell/search/elastic",
+		"github.com/elastic/elastic-transport-go/v8": "cell/search/elastic",
+		"github.com/cockroachdb/pebble/v2":           "cell/pebbledb",
+	}
+	seen := map[string]bool{}
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
-			if !under(imp, pgx) {
-				continue
-			}
-			seen = true
-			if p.ImportPath != "parley/cell/directory" {
-				t.Errorf("%s imports pgx: everything relational goes through cell/directory, so that it runs on SQLite as well", p.ImportPath)
+			for client, driver := range behind {
+				if !under(imp, client) || under(p.ImportPath, "parley/bench/floor") { // what drivers are measured against
+					continue
+				}
+				seen[client] = true
+				if p.ImportPath != "parley/"+driver {
+					t.Errorf("%s imports %s: its types stay in %s", p.ImportPath, imp, driver)
+				}
 			}
 		}
 	}
-	if !seen {
-		t.Error("the rule for pgx is about no package")
+	for client := range behind {
+		if !seen[client] {
+			t.Errorf("the rule for %s is about no package", client)
+		}
 	}
 }
 
