@@ -15,7 +15,10 @@ import (
 	"parley/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The proxy of the outage tests forgets a goroutine when a fault is taken back.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
+}
 
 // handClock moves by hand.
 type handClock struct {

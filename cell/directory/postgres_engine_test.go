@@ -24,19 +24,19 @@ import (
 )
 
 // server is the Postgres under test, as an administrator.
-func server(t testing.TB) *url.URL {
-	t.Helper()
+func server(tb testing.TB) *url.URL {
+	tb.Helper()
 	const name = "PARLEY_TEST_POSTGRES"
 	at := os.Getenv(name)
 	if at == "" {
-		t.Fatalf("%s must name a Postgres, as host:port or a URL; make test-engines starts one", name)
+		tb.Fatalf("%s must name a Postgres, as host:port or a URL; make test-engines starts one", name)
 	}
 	if !strings.Contains(at, "://") {
 		at = "postgres://cell@" + at + "/cell"
 	}
 	u, err := url.Parse(at)
 	if err != nil {
-		t.Fatalf("%s: %v", name, err)
+		tb.Fatalf("%s: %v", name, err)
 	}
 	return u
 }
@@ -114,15 +114,15 @@ func newScratch(u *url.URL) (s scratch, err error) {
 }
 
 // database is a scratch that ends with the test.
-func database(t testing.TB) scratch {
-	t.Helper()
-	s, err := newScratch(server(t))
+func database(tb testing.TB) scratch {
+	tb.Helper()
+	s, err := newScratch(server(tb))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.drop(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s
@@ -189,15 +189,15 @@ func TestPostgres(t *testing.T) {
 }
 
 // opened is a process's directory.
-func (s scratch) open(t testing.TB) *directory.Directory {
-	t.Helper()
-	d, err := directory.OpenPostgres(t.Context(), s.cfg, time.Now, nil)
+func (s scratch) open(tb testing.TB) *directory.Directory {
+	tb.Helper()
+	d, err := directory.OpenPostgres(tb.Context(), s.cfg, time.Now, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return d
