@@ -35,6 +35,7 @@ func rules() []rule {
 		{"internal/link", []string{"parley/cell", "parley/edge", "parley/regions", "parley/controlplane"}, nil, "a link carries frames and knows nothing of chat"},
 		{"cell/change", []string{"parley/cell"}, []string{"parley/cell/change"}, "a change is what the log is made of; what stores it imports it"},
 		{"cell/msglog", []string{"parley/cell"}, []string{"parley/cell/msglog", "parley/cell/change", "parley/cell/pebbledb"}, "the log's protocol stands on its store alone"},
+		{"cell/redisdb", []string{"parley/cell"}, []string{"parley/cell/redisdb", "parley/cell/router", "parley/cell/presence", "parley/cell/readstate", "parley/cell/change"}, "a driver knows the interfaces it implements, and no other driver: the journal it fills read state from is handed to it"},
 		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
 	}
 }
@@ -105,6 +106,19 @@ func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 			floor := under(p.ImportPath, "parley/bench/floor") // what links are measured against
 			if imp == "github.com/quic-go/quic-go" && !behind && !floor {
 				t.Errorf("%s imports quic-go: its types stay behind internal/link and internal/h3, so that a change of it is a change there", p.ImportPath)
+			}
+		}
+	}
+}
+
+// TestRedisStaysBehindItsPackage: which client talks to Redis is one package's
+// business.
+func TestRedisStaysBehindItsPackage(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			behind := p.ImportPath == "parley/cell/redisdb" || under(p.ImportPath, "parley/bench/floor") // what it is measured against
+			if under(imp, "github.com/redis/go-redis/v9") && !behind {
+				t.Errorf("%s imports go-redis: its types stay behind cell/redisdb, so that a change of client or of keys is a change there", p.ImportPath)
 			}
 		}
 	}
