@@ -61,6 +61,10 @@ type Config struct {
 	RequestMax   time.Duration // one request of a session [8 s]
 	URevEvery    time.Duration // pause between two looks at all users' urevs [10 s]
 	SilenceMax   time.Duration // a shard without a beacon for this long is asked [3 s]
+	// RouterSilence: without any beacon for this long all shards are asked; less than
+	// two beacons' pace asks for nothing, more is what an event may be late [2 s].
+	RouterSilence time.Duration
+	PollEvery     time.Duration // pause between two questions to a silent shard; each costs one per 500 channels followed [2 s]
 	LingerMax    time.Duration // a channel nobody follows any more is kept this long [30 s]
 	OfflineGrace time.Duration // a user without sessions counts as present this long [5 s]
 	DrainAfter   time.Duration // how long edges may take to leave in a Drain [5 s]
@@ -82,6 +86,8 @@ func (c Config) withDefaults() Config {
 	orElse(&c.RequestMax, 8*time.Second)
 	orElse(&c.URevEvery, 10*time.Second)
 	orElse(&c.SilenceMax, 3*time.Second)
+	orElse(&c.RouterSilence, 2*time.Second)
+	orElse(&c.PollEvery, 2*time.Second)
 	orElse(&c.LingerMax, 30*time.Second)
 	orElse(&c.OfflineGrace, 5*time.Second)
 	orElse(&c.DrainAfter, 5*time.Second)

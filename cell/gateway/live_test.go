@@ -100,7 +100,7 @@ func TestGateway_G3_MissedBeaconAndSilenceAreRepaired(t *testing.T) {
 			ref := c.channel("C1", false, us...)
 			g := c.gateway("gw", func(cfg *gateway.Config, _ *gateway.Deps) {
 				if tc.tellLost {
-					cfg.SilenceMax = time.Hour
+					cfg.SilenceMax, cfg.RouterSilence = time.Hour, time.Hour
 				}
 			})
 			s := c.edge(g, 1).open(us[1], nil)

@@ -22,12 +22,13 @@ type presenceState struct {
 	heard   map[userKey]struct{}  // of any gateway, to be told to sessions
 	topics  map[topology.WorkspaceID]int
 	arrived []*session // to be told who is there
+	store   storeHealth
 }
 
 // Bounds and pace of presence. It is the first thing to give way under load.
 const (
 	presenceEvery   = time.Second
-	presenceRenew   = presence.LeaseTTL / 3
+	presenceRenew   = presence.LeaseTTL / 10 // as soon a store that was emptied is found out
 	presenceBatch   = 1_000  // changes in one write
 	presenceHeard   = 10_000 // users that wait to be told of; more are dropped
 	presenceTold    = 200    // users that are told of in one turn
@@ -82,23 +83,10 @@ func (g *Gateway) keepPresence(ctx context.Context) {
 	renewed := g.deps.Now()
 	for {
 		now := g.deps.Now()
-		cs := g.changedPresence(now)
-		if now.Sub(renewed) >= presence.LeaseTTL { // it has ended, and with it what was written
-			cs = g.wholePresence()
+		if g.writeChanged(ctx, now, now.Sub(renewed) >= presenceRenew) {
+			renewed = now
 		}
-		for len(cs) > 0 || now.Sub(renewed) >= presenceRenew {
-			part := cs[:min(len(cs), presenceBatch)]
-			if err := g.writePresence(ctx, part); err != nil {
-				if ctx.Err() == nil {
-					g.log.Warn("presence not written; trying again", "err", err)
-				}
-				for _, c := range cs {
-					g.touchPresence(userKey{c.Place, c.User})
-				}
-				break
-			}
-			renewed, cs = now, cs[len(part):]
-		}
+		g.weighPresence(ctx, now)
 		g.tellPresence(ctx)
 		g.tellArrived(ctx)
 		select {
@@ -107,6 +95,37 @@ func (g *Gateway) keepPresence(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// writeChanged writes what has changed; all, if the lease has ended, and with it
+// what was written. It tells whether the lease was renewed.
+func (g *Gateway) writeChanged(ctx context.Context, now time.Time, due bool) (renewed bool) {
+	cs := g.changedPresence(now)
+	for whole := false; len(cs) > 0 || due; due = false {
+		before := g.presence.isWritten()
+		part := cs[:min(len(cs), presenceBatch)]
+		kept, err := g.writePresence(ctx, part)
+		if err != nil {
+			if ctx.Err() == nil {
+				g.log.Warn("presence not written; trying again", "err", err)
+			}
+			for _, c := range cs {
+				g.touchPresence(userKey{c.Place, c.User})
+			}
+			return renewed
+		}
+		renewed, cs = true, cs[len(part):]
+		if !kept && before && !whole {
+			whole, cs = true, g.wholePresence()
+		}
+	}
+	return renewed
+}
+
+func (p *presenceState) isWritten() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.written) > 0
 }
 
 // wholePresence is every user here.
@@ -152,30 +171,41 @@ func (g *Gateway) changedPresence(now time.Time) []presence.Change {
 	return out
 }
 
-func (g *Gateway) writePresence(ctx context.Context, cs []presence.Change) error {
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
+func (g *Gateway) writePresence(ctx context.Context, cs []presence.Change) (kept bool, err error) {
+	ask, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
 	defer cancel()
-	if err := g.deps.Presence.Set(ctx, g.cfg.ID, cs); err != nil {
-		return err
+	kept, err = g.deps.Presence.Set(ask, g.cfg.ID, cs)
+	g.presence.answered(ctx, g.deps.Now(), err)
+	if err != nil {
+		return false, err
 	}
 	byWorkspace := map[topology.WorkspaceID][]presence.Change{}
+	followed := map[topology.WorkspaceID]bool{} // true: somebody of it is here now
 	p := &g.presence
 	p.mu.Lock()
 	for _, c := range cs {
-		g.followPresence(userKey{c.Place, c.User}, c.Status)
+		if p.note(userKey{c.Place, c.User}, c.Status) {
+			followed[c.Workspace] = p.topics[c.Workspace] > 0
+		}
 		byWorkspace[c.Workspace] = append(byWorkspace[c.Workspace], c)
 	}
 	p.mu.Unlock()
+	for ws, is := range followed { // without the lock: the router may be slow
+		if is {
+			g.bus.Follow(router.PresenceTopic(ws))
+		} else {
+			g.bus.Unfollow(router.PresenceTopic(ws))
+		}
+	}
 	for ws, cs := range byWorkspace {
 		g.deps.Bus.Publish(router.PresenceTopic(ws), presence.Encode(cs))
 	}
-	return nil
+	return kept, nil
 }
 
-// followPresence notes what was written, and hears a workspace's changes while
-// somebody of it is here. The caller holds the lock.
-func (g *Gateway) followPresence(key userKey, now presence.Status) {
-	p := &g.presence
+// note takes what was written and tells whether the first of a workspace came, or
+// the last went. The caller holds the lock.
+func (p *presenceState) note(key userKey, now presence.Status) bool {
 	was := p.written[key]
 	if now == presence.Offline {
 		delete(p.written, key)
@@ -184,15 +214,15 @@ func (g *Gateway) followPresence(key userKey, now presence.Status) {
 	}
 	switch {
 	case was == presence.Offline && now != presence.Offline:
-		if p.topics[key.Workspace]++; p.topics[key.Workspace] == 1 {
-			g.bus.Follow(router.PresenceTopic(key.Workspace))
-		}
+		p.topics[key.Workspace]++
+		return p.topics[key.Workspace] == 1
 	case was != presence.Offline && now == presence.Offline:
 		if p.topics[key.Workspace]--; p.topics[key.Workspace] == 0 {
 			delete(p.topics, key.Workspace)
-			g.bus.Unfollow(router.PresenceTopic(key.Workspace))
+			return true
 		}
 	}
+	return false
 }
 
 // hearPresence notes users to be told of.
@@ -202,14 +232,18 @@ func (g *Gateway) hearPresence(payload []byte) error {
 		return err
 	}
 	p := &g.presence
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, c := range cs {
-		if len(p.heard) < presenceHeard {
-			p.heard[userKey{c.Place, c.User}] = struct{}{}
-		}
+		p.hear(userKey{c.Place, c.User})
 	}
 	return nil
+}
+
+func (p *presenceState) hear(key userKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.heard) < presenceHeard {
+		p.heard[key] = struct{}{}
+	}
 }
 
 // tellPresence tells the sessions of people who share a channel with a user about
@@ -230,8 +264,12 @@ func (g *Gateway) tellPresence(ctx context.Context) {
 	for place, us := range byPlace {
 		ask, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
 		statuses, err := g.deps.Presence.Read(ask, place, us)
+		p.answered(ctx, g.deps.Now(), err)
 		for _, u := range us {
-			if err == nil {
+			switch {
+			case statuses == nil:
+				p.hear(userKey{place, u}) // another time
+			case err == nil:
 				err = g.tellOne(ask, userKey{place, u}, statuses[u])
 			}
 		}
@@ -272,71 +310,6 @@ func (g *Gateway) tellOne(ctx context.Context, key userKey, status presence.Stat
 	told = slices.Clip(told[:min(len(told), presenceReaders)])
 	for _, s := range told {
 		s.send(frame.SessionFrame{Payload: payload})
-	}
-	return nil
-}
-
-// arrive notes a session that is to be told who is there, once this gateway hears
-// of changes: what comes between is in one or the other.
-func (p *presenceState) arrive(s *session) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.arrived) < presenceArrived {
-		p.arrived = append(p.arrived, s)
-	}
-}
-
-// tellArrived tells those who came who of their channels is there, unless the
-// workspace is a crowd.
-func (g *Gateway) tellArrived(ctx context.Context) {
-	p := &g.presence
-	p.mu.Lock()
-	arrived := p.arrived
-	p.arrived = nil
-	p.mu.Unlock()
-	byPlace := map[topology.Place][]*session{}
-	for _, s := range arrived {
-		byPlace[s.place] = append(byPlace[s.place], s)
-	}
-	for place, ss := range byPlace {
-		ask, cancel := context.WithTimeout(ctx, g.cfg.RequestMax)
-		if err := g.tellWhoIsThere(ask, place, ss); err != nil && ctx.Err() == nil {
-			g.log.Warn("presence not told at opening", "workspace", string(place.Workspace), "err", err)
-		}
-		cancel()
-	}
-	if len(byPlace) > 0 {
-		g.flush()
-	}
-}
-
-func (g *Gateway) tellWhoIsThere(ctx context.Context, place topology.Place, ss []*session) error {
-	statuses, err := g.deps.Presence.Present(ctx, place, presenceCrowd+1)
-	if err != nil || len(statuses) > presenceCrowd {
-		return err
-	}
-	payloads := map[topology.UserID][]byte{}
-	in := map[topology.ChannelID][]topology.UserID{}
-	for u, status := range statuses {
-		ms, err := g.deps.Directory.ChannelsOf(ctx, place, u)
-		if err != nil {
-			return err
-		}
-		for _, m := range ms {
-			in[m.Channel] = append(in[m.Channel], u)
-		}
-		payloads[u] = chat.Encode(chat.PresenceEvent{Type: chat.TypePresence, UserID: u, Status: status.String()})
-	}
-	for _, s := range ss {
-		told := map[topology.UserID]bool{s.open.User: true}
-		for _, ch := range s.channels() {
-			for _, u := range in[ch] {
-				if !told[u] {
-					told[u] = true
-					s.send(frame.SessionFrame{Payload: payloads[u]})
-				}
-			}
-		}
 	}
 	return nil
 }

@@ -75,17 +75,20 @@ func (g *Gateway) message(m router.Message) error {
 type beacons struct {
 	mu     sync.Mutex
 	shards [topology.Shards]heard
+	any    time.Time // of the last beacon of any shard
 }
 
 type heard struct {
 	token  topology.Token
 	number uint64
-	at     time.Time // of the last beacon, or of the last question
+	at     time.Time // of the last beacon
+	asked  time.Time // of the last question since
 }
 
 func (b *beacons) start(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.any = now
 	for i := range b.shards {
 		b.shards[i].at = now
 	}
@@ -136,23 +139,35 @@ func (b *beacons) note(bs []router.Beacon, now time.Time, use func(router.Beacon
 			doubtful = append(doubtful, x.Shard)
 		}
 		*h = heard{token: x.Token, number: x.Number, at: now}
+		b.any = now
 		use(x)
 	}
 	return doubtful
 }
 
-// askSilentShards asks for the heads of shards that have no beacons.
+// askSilentShards asks for the heads of shards that have no beacons: of each that is
+// silent for SilenceMax, and of all when nothing at all has been heard for
+// RouterSilence, for then it is the router that is away. While the silence
+// lasts it asks again every PollEvery.
 func (g *Gateway) askSilentShards(now time.Time) {
-	var silent []topology.Shard
-	g.beacons.mu.Lock()
-	for i := range g.beacons.shards {
-		if h := &g.beacons.shards[i]; now.Sub(h.at) > g.cfg.SilenceMax {
-			h.at = now
-			silent = append(silent, topology.Shard(i))
-		}
-	}
-	g.beacons.mu.Unlock()
-	for _, s := range silent {
+	for _, s := range g.beacons.silent(now, g.cfg) {
 		g.ask(g.roll.ofShard(s)...)
 	}
+}
+
+// silent tells which shards are to be asked now.
+func (b *beacons) silent(now time.Time, cfg Config) (out []topology.Shard) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := now.Sub(b.any) > cfg.RouterSilence
+	for i := range b.shards {
+		h := &b.shards[i]
+		quiet := all || now.Sub(h.at) > cfg.SilenceMax
+		// Ticks come a little early or late.
+		if quiet && now.Sub(h.asked) > cfg.PollEvery-tickEvery/2 {
+			h.asked = now
+			out = append(out, topology.Shard(i))
+		}
+	}
+	return out
 }

@@ -43,7 +43,6 @@ func (g *Gateway) joinUser(s *session) {
 	if u == nil {
 		u = &user{key: key, lane: s.lane}
 		g.users[key.id] = append(g.users[key.id], u)
-		g.bus.Follow(router.UserTopic(key.id))
 	}
 	u.mu.Lock()
 	s.mu.Lock()
@@ -55,7 +54,20 @@ func (g *Gateway) joinUser(s *session) {
 	u.mu.Unlock()
 	g.forgetIfGone(u)
 	g.mu.Unlock()
+	g.hearUser(key.id)
 	g.touchPresence(key)
+}
+
+// hearUser hears a user's notices, for each session anew, so that none goes on
+// before they are heard. The router may be slow to answer: no lock is held
+// meanwhile, and a user who has gone since is not heard any more.
+func (g *Gateway) hearUser(id topology.UserID) {
+	g.bus.Follow(router.UserTopic(id))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.users[id]) == 0 {
+		g.bus.Unfollow(router.UserTopic(id))
+	}
 }
 
 // leaveUser forgets an ended session.

@@ -1,12 +1,14 @@
 package redisdb
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -129,6 +131,7 @@ type access struct {
 }
 
 func (c Config) access() (access, error) {
+	quiet()
 	c = c.withDefaults()
 	if err := c.Validate(); err != nil {
 		return access{}, err
@@ -213,3 +216,14 @@ func (a access) client(mode string) redis.UniversalClient {
 
 // redirectsMax is for slots that move while a command is on its way.
 const redirectsMax = 3
+
+// quiet ends the client library's own log, one for the whole process, on stderr:
+// what it says there it also returns, and we log that.
+//
+//nolint:gochecknoglobals // so is the library's logger
+var quiet = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
+
+type silence struct{}
+
+// Printf takes a line of the library's.
+func (silence) Printf(context.Context, string, ...any) {}

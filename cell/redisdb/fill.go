@@ -30,10 +30,8 @@ func (f *filling) run(ctx context.Context, missing []int) error {
 	wanted := map[int]bool{}
 	for _, b := range missing {
 		wanted[b] = true
-		if err := f.begin(ctx, b); err != nil {
-			f.failed[b] = err
-		}
 	}
+	f.begin(ctx, missing)
 	if err := f.any(missing); err != nil {
 		return err
 	}
@@ -50,14 +48,9 @@ func (f *filling) run(ctx context.Context, missing []int) error {
 	if err != nil {
 		return err
 	}
-	for _, b := range missing {
-		if f.failed[b] == nil {
-			f.failed[b] = s.script(ctx, s.d.client, b, f.gen, gateFill, opOpen, nil, []any{gateOpen + f.gen.name}).Err()
-		}
-		if f.failed[b] == nil {
-			delete(f.failed, b)
-		}
-	}
+	f.each(ctx, missing, func(ctx context.Context, p redis.Pipeliner, b int) redis.Cmder {
+		return s.script(ctx, p, b, f.gen, gateFill, opOpen, nil, []any{gateOpen + f.gen.name})
+	})
 	return f.any(missing)
 }
 
@@ -73,23 +66,61 @@ func (f *filling) any(missing []int) error {
 	return errors.Join(faults[0], context.Cause(f.g.s.d.ctx)) // one stands for all
 }
 
-// begin loads the generation's script at the bucket's server and marks the bucket.
-func (f *filling) begin(ctx context.Context, bucket int) error {
-	s := f.g.s
+// each does something to all buckets that have not failed, in one round trip.
+func (f *filling) each(ctx context.Context, buckets []int, do func(context.Context, redis.Pipeliner, int) redis.Cmder) {
 	ctx, cancel := context.WithTimeout(ctx, answerMax)
 	defer cancel()
-	var at redis.Cmdable = s.d.client
-	if c, ok := s.d.client.(*redis.ClusterClient); ok { // which would load it at replicas, too: they must not know it
-		master, err := c.MasterForKey(ctx, f.g.key(bucket))
-		if err != nil {
-			return err
+	p := f.g.s.d.client.Pipeline()
+	cmds := map[int]redis.Cmder{}
+	for _, b := range buckets {
+		if f.failed[b] == nil {
+			cmds[b] = do(ctx, p, b)
 		}
-		at = master
 	}
-	if err := at.ScriptLoad(ctx, scriptOf(f.gen.name)).Err(); err != nil {
-		return err
+	_, _ = p.Exec(ctx) // each has its error
+	for b, c := range cmds {
+		if c.Err() != nil {
+			f.failed[b] = c.Err()
+		}
 	}
-	return s.d.client.Set(ctx, f.g.key(bucket), gateFill+f.gen.name, 0).Err()
+}
+
+// begin loads the generation's script at the buckets' servers and marks the buckets.
+func (f *filling) begin(ctx context.Context, buckets []int) {
+	s := f.g.s
+	loaded := map[redis.Cmdable]error{}
+	for _, b := range buckets {
+		at, err := f.server(ctx, b)
+		if err != nil {
+			f.failed[b] = err
+			continue
+		}
+		if _, known := loaded[at]; !known {
+			load, cancel := context.WithTimeout(ctx, answerMax)
+			loaded[at] = at.ScriptLoad(load, scriptOf(f.gen.name)).Err()
+			cancel()
+		}
+		if loaded[at] != nil {
+			f.failed[b] = loaded[at]
+		}
+	}
+	f.each(ctx, buckets, func(ctx context.Context, p redis.Pipeliner, b int) redis.Cmder {
+		return p.Set(ctx, f.g.key(b), gateFill+f.gen.name, 0)
+	})
+	if len(f.failed) < len(buckets) {
+		s.d.log.Info("read state is filled from its journal", "buckets", len(buckets))
+	}
+}
+
+// server is the one that has a bucket. A cluster's client would load scripts at
+// replicas, too, which must not know them: they may lag.
+//
+//nolint:ireturn // one of two kinds of client
+func (f *filling) server(ctx context.Context, bucket int) (redis.Cmdable, error) {
+	if c, ok := f.g.s.d.client.(*redis.ClusterClient); ok {
+		return c.MasterForKey(ctx, f.g.key(bucket))
+	}
+	return f.g.s.d.client, nil
 }
 
 // apply puts entries into the wanted buckets.

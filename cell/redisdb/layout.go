@@ -69,7 +69,7 @@ func newBuckets(prefix string, n int) bucketed {
 // of is the bucket of a name.
 func (b bucketed) of(name string) int {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(name)) // it never fails
+	_, _ = h.Write([]byte(name))                // it never fails
 	return int(h.Sum32() % uint32(len(b.tags))) //nolint:gosec // a few hundred
 }
 

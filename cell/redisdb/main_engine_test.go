@@ -17,7 +17,10 @@ import (
 	"parley/cell/readstate"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	quiet()
+	goleak.VerifyTestMain(m)
+}
 
 // servers is the kinds of Redis that the suites run on.
 var servers = []struct{ name, variable, mode string }{

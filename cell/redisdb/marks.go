@@ -16,7 +16,7 @@ import (
 const (
 	putMax      = 5 * time.Second // a Put whose caller sets no earlier end
 	laneMax     = 64 << 10        // marks that wait for one server
-	laneAtOnce  = 512             // marks in one round trip
+	laneAtOnce  = 2048            // marks in one round trip
 	unlimitedBy = "too many marks are under way; try again"
 )
 

@@ -85,19 +85,22 @@ func (n *node) send(ctx context.Context) {
 // hear keeps the node's topics subscribed to until ctx ends.
 func (n *node) hear(ctx context.Context) {
 	d := n.bus.d
-	wait := redialMin
+	wait, told := redialMin, false
 	for {
 		began := time.Now()
 		err := n.connection(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		d.log.Warn("the router's connection is made anew", "addr", n.addr, "err", err)
+		if time.Since(began) > redialMax {
+			wait, told = redialMin, false
+		}
+		if !told { // once per outage
+			d.log.Warn("a node of the router is away; connecting anew", "addr", n.addr, "err", err)
+			told = true
+		}
 		d.metrics.reconnects.Inc()
 		d.doubt()
-		if time.Since(began) > redialMax {
-			wait = redialMin
-		}
 		if !pause(ctx, wait) {
 			return
 		}

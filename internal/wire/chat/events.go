@@ -97,10 +97,12 @@ type TypingEvent struct {
 	UserID    topology.UserID    `json:"user_id"`
 }
 
-// PresenceEvent is a user's status: online, away, offline or unknown.
+// PresenceEvent is a user's status: online, away, offline or unknown. Without a
+// user it is about everybody: unknown while nothing can be known, and offline when
+// that has ended, before those who are there are told.
 type PresenceEvent struct {
 	Type   string          `json:"type"`
-	UserID topology.UserID `json:"user_id"`
+	UserID topology.UserID `json:"user_id,omitempty"`
 	Status string          `json:"status"`
 }
 
