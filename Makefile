@@ -76,6 +76,14 @@ cells-down: ## Stop them; data and logs are kept
 	tools/engines/engines down cell-1
 	tools/engines/engines down cell-2
 
+.PHONY: e2e-engines
+e2e-engines: drill-binaries ## Every drill on two cells with real engines, and the engines' own faults; writes its table into docs/operations.md (DRILLS="names" for some)
+	bash tools/engines/drills.sh $(if $(DRILLS),$(DRILLS),--table docs/operations.md --commit "$$(git describe --always --dirty)")
+
+.PHONY: e2e-engines-short
+e2e-engines-short: drill-binaries ## The short form of them
+	bash tools/engines/drills.sh --short
+
 .PHONY: test-engines
 test-engines: ## The conformance suites against real engines, and their failure tests on three nodes; leaves nothing running
 	bash tools/engines/test.sh

@@ -1,7 +1,10 @@
 package command
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,6 +49,7 @@ func chaosRun() *cobra.Command { //nolint:gocognit // flags, and what follows fr
 	f.BoolVar(&c.Short, "short", false, "only the drills of the short form, with shorter waits")
 	f.StringVar(&c.Dir, "dir", "", "directory for data, logs and histories (default: a new one)")
 	f.StringVar(&c.Etcd, "etcd", "bin/etcd", "the etcd to run")
+	f.StringVar(&c.Engines, "engines", "", "tools/engines/engines: the cells store in its sets cell-1 and cell-2, which must be up and empty (default: embedded stores)")
 	f.StringVar(&replayed, "replay", "", "Slack export whose conversations the swarm has (default: made up)")
 	f.Float64Var(&c.Speed, "speed", 1, "how many times faster than the script")
 	f.StringVar(&table, "table", "", "file for the table of results")
@@ -71,7 +75,7 @@ func chaosRun() *cobra.Command { //nolint:gocognit // flags, and what follows fr
 		}
 		results, err := drill.Run(cmd.Context(), c)
 		if table != "" && len(results) > 0 {
-			if err := write(table, results, commit); err != nil {
+			if err := write(table, results, c, commit); err != nil {
 				return err
 			}
 		}
@@ -89,15 +93,35 @@ func chaosRun() *cobra.Command { //nolint:gocognit // flags, and what follows fr
 	return cmd
 }
 
-func write(file string, results []drill.Result, commit string) error {
-	f, err := os.Create(file)
+// The table goes between these two lines of a page that has them; a page without is
+// the table's alone.
+const tableBegins, tableEnds = "<!-- drills: written by make -->\n", "<!-- end of drills -->\n"
+
+func write(file string, results []drill.Result, c drill.Config, commit string) error {
+	command := "make e2e"
+	if c.Engines != "" {
+		command = "make e2e-engines"
+	}
+	var out bytes.Buffer
+	page, err := os.ReadFile(file)
+	before, rest, ok := bytes.Cut(page, []byte(tableBegins))
+	_, after, whole := bytes.Cut(rest, []byte(tableEnds))
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case !ok || !whole:
+		err = drill.WritePage(&out, results, command, commit)
+	default:
+		out.Write(before)
+		out.WriteString(tableBegins)
+		err = drill.WriteTable(&out, results, command, commit)
+		out.WriteString(tableEnds)
+		out.Write(after)
+	}
 	if err != nil {
 		return err
 	}
-	if err := drill.Write(f, results, "make e2e", commit); err != nil {
-		return err
-	}
-	return f.Close()
+	return os.WriteFile(file, out.Bytes(), 0o644) //nolint:gosec // a page of the docs
 }
 
 // chatterLines at 50 a second are ten minutes of talk, then begun anew.

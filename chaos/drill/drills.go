@@ -18,6 +18,8 @@ type Drill struct {
 	Row   string // of the table of fault budgets
 	Short bool   // is in the short form, too
 	Quiet bool   // nobody talks after its fault began
+	// Engines says that it is for cells on real engines, Embedded that it is not.
+	Engines, Embedded bool
 	// P99 and Max bound the pauses of the swarm's clients.
 	P99, Max time.Duration
 	// API bounds how long an operator's write may wait; 0 = it is not asked.
@@ -35,7 +37,9 @@ const (
 )
 
 // Drills are all of them, in the order in which they are run.
-func Drills() []Drill { //nolint:funlen // a table
+func Drills() []Drill { return append(faultsOfOurs(), faultsOfEngines()...) }
+
+func faultsOfOurs() []Drill { //nolint:funlen // a table
 	return []Drill{
 		{
 			Name: "gateway-crash", Title: "one gateway of two falls dead", Row: "1", Short: true, P99: 1500 * time.Millisecond, Max: 3 * time.Second,
@@ -111,7 +115,7 @@ func Drills() []Drill { //nolint:funlen // a table
 			Name: "clock-steps", Title: "the channel servers' clocks step by +10 min and −10 min", Row: "28", Short: true, P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: stepClocks,
 		}, {
-			Name: "disk-full", Title: "the cell's disk is full for 5 s", Row: "29", P99: 15 * time.Second, Max: 15 * time.Second,
+			Name: "disk-full", Embedded: true, Title: "the cell's disk is full for 5 s", Row: "29", P99: 15 * time.Second, Max: 15 * time.Second,
 			Do: fillDisk,
 		},
 	}

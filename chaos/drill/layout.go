@@ -40,6 +40,7 @@ type etcdMember struct{ name, client, peer string }
 type cell struct {
 	id       topology.CellID
 	units    []unit
+	stores   roles.Engines
 	gateways []gateway
 	servers  []topology.ServerID
 }
@@ -49,6 +50,8 @@ type unit struct {
 	name, admin string
 	gateways    []gateway
 	servers     []topology.ServerID
+	workers     []string
+	reached     string // where other processes of the cell reach the servers; "" = there are none
 }
 
 // hosts reports whether a gateway or channel server is in the process.
@@ -86,8 +89,9 @@ const (
 	serversEach    = 2
 )
 
-// newLayout takes free ports.
-func newLayout(ctx context.Context, dir string) (*layout, error) {
+// newLayout takes free ports. engines is the script that knows where the cells'
+// engines are; "" = they have embedded stores.
+func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
 	p := ports{ctx: ctx}
 	defer p.letGo()
 	l := &layout{dir: dir, token: "pot_drill"}
@@ -104,7 +108,10 @@ func newLayout(ctx context.Context, dir string) (*layout, error) {
 		for i := range serversEach {
 			r.cell.servers = append(r.cell.servers, topology.ServerID(fmt.Sprintf("%s-cs-%d", r.cell.id, i+1)))
 		}
-		r.cell.units = []unit{{name: string(r.cell.id), admin: p.tcp(), gateways: r.cell.gateways, servers: r.cell.servers}}
+		r.cell.units = []unit{p.whole(r.cell)}
+		if engines != "" && len(l.regions) == 0 {
+			r.cell.units = p.split(r.cell)
+		}
 		r.edge = edge{id: topology.EdgeID(id + "-edge-1"), listen: p.tcp(), admin: p.tcp()}
 		l.regions = append(l.regions, r)
 	}
@@ -114,9 +121,35 @@ func newLayout(ctx context.Context, dir string) (*layout, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
+	for i := range l.regions {
+		if engines == "" {
+			continue
+		}
+		var err error
+		if l.regions[i].cell.stores, err = l.engines(ctx, engines, engineSets[i]); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	l.ca, err = pki.OpenAuthority(filepath.Join(dir, "ca"))
 	return l, err
+}
+
+// whole is a cell in one process.
+func (p *ports) whole(c cell) unit {
+	return unit{name: string(c.id), admin: p.tcp(), gateways: c.gateways, servers: c.servers, workers: roles.DefaultCell().Workers}
+}
+
+// split is a cell in which each part has a process for itself, the workers one
+// together.
+func (p *ports) split(c cell) (out []unit) {
+	for _, s := range c.servers {
+		out = append(out, unit{name: string(s), admin: p.tcp(), servers: []topology.ServerID{s}, reached: p.tcp()})
+	}
+	for _, g := range c.gateways {
+		out = append(out, unit{name: string(g.id), admin: p.tcp(), gateways: []gateway{g}})
+	}
+	return append(out, unit{name: string(c.id) + "-workers", admin: p.tcp(), workers: roles.DefaultCell().Workers})
 }
 
 // ports finds free ones. They are held until all are found, so that none comes
@@ -210,7 +243,8 @@ func (l *layout) cellConfig(r region, u unit) (string, error) {
 	c := roles.DefaultCell()
 	c.Process = l.process(u.name, certs, u.admin)
 	c.WorkspacePostsPerS = quota
-	c.ID, c.Region, c.Etcd, c.Servers = r.cell.id, r.id, r.etcdClients(), u.servers
+	c.ID, c.Region, c.Etcd, c.Servers, c.Workers = r.cell.id, r.id, r.etcdClients(), u.servers, u.workers
+	c.ProcessID, c.ServerAddr, c.Stores = u.name, u.reached, r.cell.stores
 	for _, g := range u.gateways {
 		c.Gateways = append(c.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.linkVia, APIAddr: g.apiVia, LinkListen: g.link, APIListen: g.api})
 	}

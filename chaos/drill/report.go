@@ -55,14 +55,22 @@ func short(d time.Duration) string {
 	}
 }
 
-// Write writes the table that docs/drills.md keeps.
-func Write(out io.Writer, results []Result, command, commit string) error {
-	var b strings.Builder
-	b.WriteString("# Drills\n\nEach row is one fault under load, made in a cluster of real processes: three control nodes, an etcd of three per region,\n" +
+// WritePage writes the page that docs/drills.md is.
+func WritePage(out io.Writer, results []Result, command, commit string) error {
+	const head = "# Drills\n\nEach row is one fault under load, made in a cluster of real processes: three control nodes, an etcd of three per region,\n" +
 		"two cells, two edges; the swarm talks in a workspace of the first cell through both edges, a control swarm in the other\n" +
 		"cell. After each, every client's history, the final state and the append logs of the channel servers are checked\n" +
 		"(`parley check --help` says for what). A pause is the longest time in which a client could not post or lacked events that\n" +
-		"were due, over the clients of the swarm. Budgets are p99 / max.\n\n")
+		"were due, over the clients of the swarm. Budgets are p99 / max.\n\n"
+	if _, err := io.WriteString(out, head); err != nil {
+		return err
+	}
+	return WriteTable(out, results, command, commit)
+}
+
+// WriteTable writes a row for each result.
+func WriteTable(out io.Writer, results []Result, command, commit string) error {
+	var b strings.Builder
 	fmt.Fprintf(&b, "Written by `%s` at %s, %d cores, %s.\n\n", command, commit, runtime.NumCPU(), runtime.Version())
 	b.WriteString("| drill | fault | what clients saw | pause p50 | p99 | max | budget | verdict |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range results {

@@ -25,13 +25,16 @@ import (
 type Config struct {
 	Binary string // parley, built with the tag failpoints
 	Etcd   string // etcd, built from its Go module
-	Dir    string // for data, logs and histories
-	Short  bool   // only the drills of the short form, with shorter waits
-	Only   []string
-	Script swarm.Script
-	Speed  float64
-	Out    io.Writer // for people
-	Log    *slog.Logger
+	// Engines is the script tools/engines/engines: the cells store in its sets, and
+	// the first one's parts are processes. "" = embedded stores.
+	Engines string
+	Dir     string // for data, logs and histories
+	Short   bool   // only the drills of the short form, with shorter waits
+	Only    []string
+	Script  swarm.Script
+	Speed   float64
+	Out     io.Writer // for people
+	Log     *slog.Logger
 }
 
 // Result is what one drill found.
@@ -82,9 +85,19 @@ func Run(ctx context.Context, cfg Config) (results []Result, err error) {
 	return results, nil
 }
 
+// all are the drills that suit the cells' stores.
+func (c Config) all() (out []Drill) {
+	for _, d := range Drills() {
+		if c.Engines == "" && !d.Engines || c.Engines != "" && !d.Embedded {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 func (c Config) drills() ([]Drill, error) {
 	var out []Drill
-	for _, d := range Drills() {
+	for _, d := range c.all() {
 		if len(c.Only) > 0 && !slices.Contains(c.Only, d.Name) || len(c.Only) == 0 && c.Short && !d.Short {
 			continue
 		}

@@ -15,6 +15,11 @@ import (
 // config is what the configs of the roles have in common.
 type config interface{ Validate() error }
 
+// checked is a config that names servers, and can ask them.
+type checked interface {
+	Check(ctx context.Context) error
+}
+
 // role is one role's command.
 type role[C config] struct {
 	use, short, example string
@@ -57,7 +62,7 @@ func (r role[C]) command() *cobra.Command {
 	}
 	f := cmd.Flags()
 	file := f.String("config", "", "YAML file ($PARLEY_CONFIG)")
-	check := f.Bool("check-config", false, "only check the config, and say everything that is wrong with it")
+	check := f.Bool("check-config", false, "only check the config and the servers it names, and say everything that is wrong")
 	level := f.String("log", "info", "debug, info, warn or error")
 	format := f.String("log-format", "json", "text or json")
 	settings.AddFlags(f, &c)
@@ -80,6 +85,11 @@ func (r role[C]) command() *cobra.Command {
 			return err
 		}
 		if *check {
+			if with, ok := any(c).(checked); ok {
+				if err := with.Check(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the config is good")
 			return nil
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	"parley/cell/roster"
 	"parley/cell/search/rebuild"
 	"parley/cell/unread"
-	"parley/cell/worker"
 	"parley/internal/admin"
 	"parley/internal/failpoint"
 	"parley/internal/h3"
@@ -41,7 +39,7 @@ type Cell struct {
 	Etcd    []string          `yaml:"etcd" doc:"the region's etcd: host:port, comma-separated"`
 	// ProcessID tells the cell's processes apart: unique in the cell; "" = the cell's
 	// name.
-	ProcessID string              `yaml:"process" doc:"this process's name, unique in the cell; default its name"`
+	ProcessID string              `yaml:"process_id" doc:"this process's name, unique in the cell; default its name"`
 	Servers   []topology.ServerID `yaml:"servers" doc:"names of the channel servers in this process, comma-separated"`
 	Gateways  []Gateway           `yaml:"gateways"`
 	Workers   []string            `yaml:"workers" doc:"the workers in this process, comma-separated; [] in the file is none"`
@@ -55,6 +53,9 @@ type Cell struct {
 	// Less slows communities down on a busy day, more lets one take its neighbours'
 	// share. Twice as many may come at once.
 	WorkspacePostsPerS int `yaml:"workspace_posts_per_s" doc:"posts a second of one workspace; 0 is no limit"`
+
+	// Stores are the servers of this cell's stores; without any it stores in Dir.
+	Stores Engines `yaml:"stores"`
 
 	// shared opens stores that other processes use, too; nil = embedded ones. Set by
 	// tests.
@@ -73,7 +74,7 @@ type Gateway struct {
 
 // DefaultCell is a Cell without names and addresses.
 func DefaultCell() Cell {
-	return Cell{Process: Process{DrainMax: drainNormal}, Workers: []string{workerMentions}, WorkspacePostsPerS: quotaNormal}
+	return Cell{Process: Process{DrainMax: drainNormal}, Workers: workers(), WorkspacePostsPerS: quotaNormal, Stores: defaultEngines()}
 }
 
 // quotaNormal is some 30 times what a community of 100,000 people posts at its
@@ -94,6 +95,7 @@ func (c Cell) Validate() error {
 	f.check(c.Region != "", "region", "must name the region")
 	f.check(len(c.Etcd) > 0, "etcd", "must name the region's etcd")
 	c.validateShape(&f)
+	c.Stores.validate(&f)
 	f.check(c.WorkspacePostsPerS >= 0 && c.WorkspacePostsPerS <= quotaMost, "workspace_posts_per_s", "must be 0 to %d", quotaMost)
 	names := map[string]bool{}
 	once := func(field, name string) {
@@ -165,11 +167,12 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, w.tap.close()) }()
-	open := c.openStores
 	if c.shared != nil {
-		open = c.shared
+		w.stores, err = c.shared(ctx, w.log)
+	} else {
+		w.stores, err = c.openStores(ctx, w.log, w.metrics)
 	}
-	if w.stores, err = open(ctx, w.log); err != nil {
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.closeAll()) }()
@@ -201,6 +204,15 @@ func (w *cell) wireServers() error {
 	return nil
 }
 
+// rosterConfig says who carries out what is left in the outbox: of several processes
+// one.
+func (w *cell) rosterConfig() roster.Config {
+	if !w.sharedStores() {
+		return roster.Config{}
+	}
+	return roster.Config{Name: w.name()}
+}
+
 func (w *cell) addSwitch(name string, parts func() ([]lifecycle.Part, error)) {
 	sw := lifecycle.NewSwitch(name, w.DrainMax, w.log, parts)
 	w.switches = append(w.switches, sw)
@@ -215,7 +227,7 @@ func (w *cell) makeServer(id topology.ServerID) ([]lifecycle.Part, error) {
 	cfg.PostsPerS, cfg.PostsBurst = float64(w.WorkspacePostsPerS), 2*w.WorkspacePostsPerS
 	s, err := channel.New(cfg, channel.Deps{
 		Log: msglog.Breakable(w.messages, id), History: w.history, Events: w.events, Bus: w.bus,
-		Directory: directory.ForChannels(w.rows), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
+		Directory: directory.ForChannels(w.cached.Fresh()), Peers: w.servers, Live: w.liveServers, Now: failpoint.Clock(string(id)), Logger: w.log,
 		Metrics: w.metrics.of(string(id)), Tap: w.tap.of(id),
 	})
 	if err != nil {
@@ -247,35 +259,19 @@ func (w *cell) liveServers() []topology.ServerID {
 	return out
 }
 
-// wireServices makes what gateways need, in each process that has any. Of several
-// rosters each carries out what it finds: an entry is safe to carry out twice.
+// wireServices makes what gateways need, in each process that has any.
 func (w *cell) wireServices() error {
 	if len(w.Gateways) == 0 {
 		return nil
 	}
 	w.unread = unread.New(w.cached, w.servers, w.marks, w.bus)
-	w.roster = roster.New(roster.Config{}, w.cached, w.servers, w.bus, time.Now, w.log)
+	w.roster = roster.New(w.rosterConfig(), w.cached, w.servers, w.bus, time.Now, w.log)
 	w.add(lifecycle.Part{Name: "roster", Run: w.roster.Run})
 	w.handler = api.Handler(api.Deps{
 		Cell: w.ID, Directory: w.cached, Rooms: w.cached, Roster: w.roster, Channels: w.servers, Unread: w.unread,
 		Marks: w.marks, Search: w.finder(), Rebuild: rebuild.New(w.cached, w.servers, w.index, time.Now), Keys: w.registry.Keys, Now: time.Now, Log: w.log,
 	})
 	return nil
-}
-
-func (w *cell) wireWorkers() error {
-	if !slices.Contains(w.Workers, workerMentions) {
-		return nil
-	}
-	mentions, err := worker.NewMentions(w.events, worker.FromLog(w.messages), w.marks, w.log)
-	if err != nil {
-		return err
-	}
-	if err := w.metrics.of("mentions").Register(mentions); err != nil {
-		return err
-	}
-	w.add(lifecycle.Part{Name: "mentions", Run: mentions.Run})
-	return w.wireSearch()
 }
 
 // wireGateways makes the gateways: each with its links, its API, and then its
@@ -298,7 +294,7 @@ func (w *cell) makeGateway(g Gateway) ([]lifecycle.Part, error) {
 	gw, err := gateway.New(gateway.Config{
 		ID: g.ID, Cell: w.ID, Region: w.Region, Incarnation: run, Listen: cmp.Or(g.LinkListen, g.LinkAddr), ResetKey: w.resetKey,
 	}, gateway.Deps{
-		TLS: w.identity.Server(pki.RoleEdge), Directory: w.rows, Servers: w.servers, Bus: w.bus, Unread: w.unread,
+		TLS: w.identity.Server(pki.RoleEdge), Directory: w.cached.Fresh(), Servers: w.servers, Bus: w.bus, Unread: w.unread,
 		Presence: w.presence, Now: time.Now, Log: w.log,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"gateway": string(g.ID)}, w.metrics.of(string(g.ID))),
 	})

@@ -3,6 +3,8 @@ package roles
 import (
 	"cmp"
 	"context"
+	"slices"
+	"strings"
 
 	"parley/cell/channel"
 	"parley/cell/channelnet"
@@ -13,15 +15,12 @@ import (
 	"parley/internal/topology"
 )
 
-// Names of workers.
-const workerMentions = "mentions"
-
 // peersMax bounds the static addresses of other processes.
 const peersMax = 256
 
 // sharedStores reports whether the cell's stores are such that several processes
 // can use them at once.
-func (c Cell) sharedStores() bool { return c.shared != nil }
+func (c Cell) sharedStores() bool { return c.shared != nil || c.Stores.shared() }
 
 // name is the process's, unique in the cell.
 func (c Cell) name() string { return cmp.Or(c.ProcessID, string(c.ID)) }
@@ -39,7 +38,7 @@ func (c Cell) validateShape(f *faults) {
 	f.check(len(c.Servers) <= partsMax, "servers", "must name at most %d channel servers", partsMax)
 	f.check(len(c.Gateways) <= partsMax, "gateways", "must name at most %d gateways", partsMax)
 	for _, w := range c.Workers {
-		f.check(w == workerMentions, "workers", "%q is none; there is %s", w, workerMentions)
+		f.check(slices.Contains(workers(), w), "workers", "%q is none; there are %s", w, strings.Join(workers(), " and "))
 	}
 	if c.ServerAddr != "" {
 		f.addr("server_addr", c.ServerAddr)

@@ -55,7 +55,7 @@ func newCellOfProcesses(t *testing.T) *cellOfProcesses {
 	})
 	must(t, err)
 	t.Cleanup(e.Close)
-	c.stores, err = Cell{Process: Process{Dir: c.dir}}.openStores(t.Context(), c.log)
+	c.stores, err = Cell{Process: Process{Dir: c.dir}}.openStores(t.Context(), c.log, newMetricSet())
 	must(t, err)
 	t.Cleanup(func() { must(t, c.stores.closeAll()) })
 	edge, err := c.ca.Issue(pki.Identity{Region: "eu", Role: pki.RoleEdge, Name: "edge"}, nil)

@@ -22,7 +22,7 @@ func CompareStores(ctx context.Context, c Cell, log *slog.Logger, progress func(
 		}
 		defer unlock()
 	}
-	s, err := c.openStores(ctx, log)
+	s, err := c.openStores(ctx, log, newMetricSet())
 	if err != nil {
 		return agree.Report{}, err
 	}

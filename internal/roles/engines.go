@@ -1,0 +1,129 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"parley/cell/cassandra"
+	"parley/cell/directory"
+	"parley/cell/kafka"
+	"parley/cell/redisdb"
+	"parley/cell/search/elastic"
+	"parley/internal/problem"
+)
+
+// Engines are the servers that a cell stores in. What none is named for is embedded.
+type Engines struct {
+	Cassandra     cassandra.Config `yaml:"cassandra"`
+	Kafka         kafka.Config     `yaml:"kafka"`
+	Redis         redisdb.Config   `yaml:"redis"`
+	Postgres      directory.Config `yaml:"postgres"`
+	Elasticsearch elastic.Config   `yaml:"elasticsearch"`
+}
+
+// defaultEngines names no server.
+func defaultEngines() Engines {
+	return Engines{Cassandra: cassandra.Default(), Kafka: kafka.Default(), Redis: redisdb.Config{KeyPrefix: "parley"}, Postgres: directory.DefaultConfig()}
+}
+
+func (e Engines) cassandra() bool     { return len(e.Cassandra.Hosts) > 0 }
+func (e Engines) kafka() bool         { return len(e.Kafka.Brokers) > 0 }
+func (e Engines) redis() bool         { return len(e.Redis.Addrs) > 0 }
+func (e Engines) postgres() bool      { return e.Postgres.URL != "" || e.Postgres.Host != "" }
+func (e Engines) elasticsearch() bool { return len(e.Elasticsearch.Addresses) > 0 }
+
+// shared reports whether several processes can use the stores at once.
+func (e Engines) shared() bool {
+	return e.cassandra() && e.kafka() && e.redis() && e.postgres() && e.elasticsearch()
+}
+
+// engine is one of them that the config names.
+type engine struct {
+	name     string
+	used     bool
+	validate func() error
+	check    func(context.Context) error
+}
+
+func (e Engines) all() []engine {
+	return []engine{
+		{"cassandra", e.cassandra(), e.Cassandra.Validate, func(ctx context.Context) error { return cassandra.Check(ctx, e.Cassandra) }},
+		{"kafka", e.kafka(), e.Kafka.Validate, func(ctx context.Context) error { return kafka.Check(ctx, e.Kafka) }},
+		{"redis", e.redis(), e.Redis.Validate, func(ctx context.Context) error { return redisdb.Check(ctx, e.Redis) }},
+		{"postgres", e.postgres(), e.Postgres.Validate, func(ctx context.Context) error { return directory.Check(ctx, e.Postgres) }},
+		{"elasticsearch", e.elasticsearch(), e.Elasticsearch.Validate, func(ctx context.Context) error { return elastic.Check(ctx, e.Elasticsearch) }},
+	}
+}
+
+// validate checks what can be checked without the servers.
+func (e Engines) validate(f *faults) {
+	f.check(e.cassandra() == e.kafka(), "stores.kafka", "and stores.cassandra go together: what is marked as emitted in the one is in the other")
+	f.check(!e.redis() || e.kafka(), "stores.redis", "needs stores.kafka, from which read state is filled again when Redis has lost it")
+	for _, g := range e.all() {
+		if g.used {
+			f.within("stores."+g.name, g.validate())
+		}
+	}
+}
+
+// engineCheckMax bounds the look at one engine.
+const engineCheckMax = 30 * time.Second
+
+// Check asks every engine that the config names, changes nothing, and tells all
+// that is wrong.
+func (c Cell) Check(ctx context.Context) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	engines := c.Stores.all()
+	errs := make([]error, len(engines))
+	var all sync.WaitGroup
+	for i, g := range engines {
+		if !g.used {
+			continue
+		}
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, engineCheckMax)
+			defer cancel()
+			errs[i] = under("stores."+g.name, g.check(ctx))
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// under names, in each of the errors joined in err, the section of the config that
+// it is about.
+func under(section string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // it is about this very error
+		var out []error
+		for _, e := range many.Unwrap() {
+			out = append(out, under(section, e))
+		}
+		return errors.Join(out...)
+	}
+	e, ok := errors.AsType[*problem.Error](err)
+	if !ok {
+		return problem.Wrap(err, problem.KindOf(err), "%s: %s", section, problem.Show(err))
+	}
+	named, between := *e, ": "
+	_, engine, _ := strings.Cut(section, ".")
+	named.Msg = strings.TrimPrefix(e.Msg, engine+".") // some drivers say whose field it is
+	if named.Field != "" {
+		named.Field, between = section+"."+strings.TrimPrefix(e.Field, engine+"."), "."
+	}
+	named.Msg = section + between + named.Msg
+	return &named
+}
+
+func (f *faults) within(section string, err error) {
+	if err := under(section, err); err != nil {
+		f.list = append(f.list, err)
+	}
+}
