@@ -35,6 +35,8 @@ func rules() []rule {
 		{"internal/link", []string{"parley/cell", "parley/edge", "parley/regions", "parley/controlplane"}, nil, "a link carries frames and knows nothing of chat"},
 		{"cell/change", []string{"parley/cell"}, []string{"parley/cell/change"}, "a change is what the log is made of; what stores it imports it"},
 		{"cell/msglog", []string{"parley/cell"}, []string{"parley/cell/msglog", "parley/cell/change", "parley/cell/pebbledb"}, "the log's protocol stands on its store alone"},
+		{"cell/search", []string{"parley/cell"}, []string{"parley/cell/search", "parley/cell/change", "parley/cell/directory", "parley/cell/history"}, "an index knows messages, not who writes, asks or feeds"},
+		{"cell/search/text", []string{"parley/"}, nil, "what a text can be found by is a function of the text"},
 		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
 	}
 }
@@ -105,6 +107,27 @@ func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 			floor := under(p.ImportPath, "parley/bench/floor") // what links are measured against
 			if imp == "github.com/quic-go/quic-go" && !behind && !floor {
 				t.Errorf("%s imports quic-go: its types stay behind internal/link and internal/h3, so that a change of it is a change there", p.ImportPath)
+			}
+		}
+	}
+}
+
+// TestSearchEnginesStayInTheirDrivers: so that another engine is another driver, and
+// Elasticsearch's root package, 860 packages of generated types, is not linked.
+func TestSearchEnginesStayInTheirDrivers(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			if strings.HasPrefix(imp, "github.com/blevesearch/") && p.ImportPath != "parley/cell/search/blevedb" {
+				t.Errorf("%s imports %s: Bleve stays in cell/search/blevedb", p.ImportPath, imp)
+			}
+			if !strings.HasPrefix(imp, "github.com/elastic/") {
+				continue
+			}
+			if p.ImportPath != "parley/cell/search/elastic" {
+				t.Errorf("%s imports %s: Elasticsearch stays in cell/search/elastic", p.ImportPath, imp)
+			}
+			if imp == "github.com/elastic/go-elasticsearch/v8" {
+				t.Errorf("%s imports %s: esapi is enough, the root package links 860 others", p.ImportPath, imp)
 			}
 		}
 	}
