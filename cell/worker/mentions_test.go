@@ -22,7 +22,7 @@ import (
 
 // conversation is a channel's log: every third change mentions ann, every fifth
 // everybody, every fourth is a reply to the first message, and bob or ann writes.
-func conversation(n int) []change.Change {
+func conversation(number uint64, n int) []change.Change {
 	var out []change.Change
 	var root topology.MessageID
 	seq, replies := topology.Seq(0), topology.Seq(0)
@@ -33,10 +33,10 @@ func conversation(n int) []change.Change {
 		}
 		if rev%4 == 0 {
 			replies++
-			c.Kind, c.Seq, c.Root, c.ID = change.Reply, replies, root, change.NewID(1, 1, 0, rev)
+			c.Kind, c.Seq, c.Root, c.ID = change.Reply, replies, root, change.NewID(1, number, 0, rev)
 		} else {
 			seq++
-			c.Seq, c.ID = seq, change.NewID(1, 1, seq, 0)
+			c.Seq, c.ID = seq, change.NewID(1, number, seq, 0)
 		}
 		if rev == 1 {
 			root = c.ID
@@ -85,7 +85,7 @@ func newWorld(t *testing.T, channels, n int) *world {
 	t.Cleanup(func() { _ = w.db.Close() })
 	for i := range channels {
 		ch := topology.ChannelRef{Place: topology.Place{Workspace: "W1", Generation: 1}, Channel: topology.ChannelID(fmt.Sprintf("C%d", i))}
-		w.logs[ch] = conversation(n + i)
+		w.logs[ch] = conversation(uint64(i+1), n+i)
 		f, err := w.db.Log().Raise(t.Context(), "cs-1", []msglog.Claim{{Shard: ch.Shard(), From: fence(t, w.db, ch.Shard())}})
 		if err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ const (
 	searchRetryMax = 3 * time.Second
 	// poisonTries is how often a change that can't be read is tried, with the
 	// worker's pauses between, before it is left out.
-	poisonTries = 5
+	poisonTries = 4
 	// poisonMax bounds the changes that are remembered as such.
 	poisonMax = 1_000
 )
