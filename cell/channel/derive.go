@@ -20,10 +20,13 @@ const (
 	// Failed rounds are repeated after deriveWaitMin, doubled up to deriveWaitMax.
 	deriveWaitMin = 10 * time.Millisecond
 	deriveWaitMax = 2 * time.Second
-	// deriveGather is how long a tailer waits for more once it has something to do: a
-	// round costs the stores as much for one change as for fifty, and readers have
-	// the owner's tail meanwhile.
-	deriveGather = 20 * time.Millisecond
+	// A tailer waits for more once it has something to do: a round costs the stores
+	// as much for one change as for fifty, and readers have the owner's tail
+	// meanwhile. It waits deriveGatherMin at first, so that a shard that is lost
+	// soon derives something, doubled by each round up to deriveGatherMax, which
+	// delays mentions and search by less than anybody sees.
+	deriveGatherMin = 20 * time.Millisecond
+	deriveGatherMax = 160 * time.Millisecond
 	// cleanAfter is how long a channel is idle before it is taken off the list of
 	// those to recover: each is a write that a busy channel would undo.
 	cleanAfter = 2 * time.Second
@@ -47,7 +50,7 @@ func (sh *shard) deriveSoon(r *room) {
 // event log, until the shard is lost. What it can't do now it
 // does later: the next owner does the same from the same marks.
 func (sh *shard) derive() {
-	wait := deriveWaitMin
+	wait, gather := deriveWaitMin, deriveGatherMin
 	for {
 		rooms, on := sh.lateRooms()
 		if !on {
@@ -55,14 +58,14 @@ func (sh *shard) derive() {
 		}
 		if rooms == nil {
 			<-sh.kickTail
-			pause(sh.ctx, deriveGather)
+			pause(sh.ctx, gather)
 			continue
 		}
 		err := sh.round(sh.ctx, rooms)
 		sh.requeue(rooms)
 		sh.s.eased.fire()
 		if err == nil {
-			wait = deriveWaitMin
+			wait, gather = deriveWaitMin, min(2*gather, deriveGatherMax)
 			continue
 		}
 		if sh.ctx.Err() == nil {
