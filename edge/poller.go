@@ -94,7 +94,7 @@ func newPollLoop() (*pollLoop, error) {
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "no epoll instance")
 	}
-	l := &pollLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")} //nolint:gosec // a descriptor
+	l := &pollLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")}
 	if l.conn, err = l.epoll.SyscallConn(); err != nil {
 		_ = l.epoll.Close() // it was of no use
 		return nil, problem.Wrap(err, problem.Unavailable, "no epoll instance")

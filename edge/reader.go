@@ -38,7 +38,7 @@ func (s *session) pingedBy(data []byte) {
 func (s *session) read() {
 	defer s.owner.remove(s)
 	s.prepareRead()
-	for s.readOne() { //nolint:revive // each does its work
+	for s.readOne() {
 	}
 }
 
