@@ -189,15 +189,22 @@ func (s *session) hold(f chat.ClientFrame, now time.Time, build func(topology.Se
 		req: req, id: f.ID, lane: frame.LaneOf(string(f.ChannelID)), bytes: len(f.Text), deadline: now.Add(s.owner.cfg.HoldMax),
 		build: func(id topology.SessionID) frame.Frame { return build(id, req) },
 	})
-	s.sendHeld()
+	w := s.sendHeld()
+	switch {
+	case w == nil:
+	case s.lazy:
+		s.loop.flushLater(w)
+	default:
+		w.flush()
+	}
 	return nil
 }
 
-// sendHeld sends what the present gateway has not had, in order. The caller
-// holds s.mu.
-func (s *session) sendHeld() {
+// sendHeld queues what the present gateway has not had, in order, for the caller
+// to flush. The caller holds s.mu.
+func (s *session) sendHeld() *wire {
 	if s.att == nil || !s.att.opened {
-		return
+		return nil
 	}
 	w := s.att.wire
 	for _, h := range s.held {
@@ -206,7 +213,7 @@ func (s *session) sendHeld() {
 			w.queue(h.lane, h.build(s.att.id))
 		}
 	}
-	w.flush()
+	return w
 }
 
 func (s *session) takeTyping(f chat.ClientFrame) error {

@@ -21,14 +21,14 @@ type cursor struct {
 // idle session costs.
 type cursors []*cursor
 
-func (cs cursors) search(ch topology.ChannelID) (int, bool) {
-	return slices.BinarySearchFunc(cs, ch, func(c *cursor, ch topology.ChannelID) int { return cmp.Compare(c.channel, ch) })
+func (cs *cursors) search(ch topology.ChannelID) (int, bool) {
+	return slices.BinarySearchFunc(*cs, ch, func(c *cursor, ch topology.ChannelID) int { return cmp.Compare(c.channel, ch) })
 }
 
 // find is the cursor of a channel, nil without one.
-func (cs cursors) find(ch topology.ChannelID) *cursor {
+func (cs *cursors) find(ch topology.ChannelID) *cursor {
 	if i, ok := cs.search(ch); ok {
-		return cs[i]
+		return (*cs)[i]
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -36,6 +37,7 @@ type pollLoop struct {
 	events [pollEvents]unix.EpollEvent
 	n      int
 	err    error
+	sent   []*wire // with frames of this turn
 
 	mu    sync.Mutex
 	seats []*session // by what the kernel knows them by
@@ -92,7 +94,7 @@ func newPollLoop() (*pollLoop, error) {
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "no epoll instance")
 	}
-	l := &pollLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")} //nolint:gosec // a descriptor
+	l := &pollLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")}
 	if l.conn, err = l.epoll.SyscallConn(); err != nil {
 		_ = l.epoll.Close() // it was of no use
 		return nil, problem.Wrap(err, problem.Unavailable, "no epoll instance")
@@ -138,7 +140,24 @@ func (l *pollLoop) run() {
 		}
 		clear(ready)
 		ready = ready[:0]
+		l.flush()
 	}
+}
+
+// flushLater has a link flushed at the end of the turn: the posts of many sockets
+// go out together.
+func (l *pollLoop) flushLater(w *wire) {
+	if !slices.Contains(l.sent, w) {
+		l.sent = append(l.sent, w)
+	}
+}
+
+func (l *pollLoop) flush() {
+	for _, w := range l.sent {
+		w.flush()
+	}
+	clear(l.sent)
+	l.sent = l.sent[:0]
 }
 
 // look asks the kernel without waiting; false has the runtime wait.

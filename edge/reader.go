@@ -38,7 +38,7 @@ func (s *session) pingedBy(data []byte) {
 func (s *session) read() {
 	defer s.owner.remove(s)
 	s.prepareRead()
-	for s.readOne() { //nolint:revive // each does its work
+	for s.readOne() {
 	}
 }
 
@@ -64,7 +64,7 @@ func (s *session) readOne() bool {
 // is called by who took it out of that state.
 func (s *session) turn() {
 	in := s.owner.poller.intakes.get(s.out.direct.conn)
-	in.wait = false
+	in.wait, s.lazy = false, true
 	in.lend(s.br)
 	for {
 		switch s.look() {
@@ -87,7 +87,7 @@ func (s *session) turn() {
 
 // waitOn goes on where turn can't, until nothing more is there.
 func (s *session) waitOn(in *intake) {
-	in.wait = true
+	in.wait, s.lazy = true, false
 	for {
 		if s.look() != frameDone && !s.readOne() {
 			s.leaveOff(in)

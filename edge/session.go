@@ -39,6 +39,7 @@ type session struct {
 	loop    *pollLoop
 	seat    int32
 	watched bool        // the loop's epoll instance knows the socket
+	lazy    bool        // its loop reads it, and flushes links at the end of its turn
 	parked  atomic.Bool // nobody reads it, until it has something
 
 	heard   atomic.Int64 // unix ns of the client's last sign of life

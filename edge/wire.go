@@ -275,7 +275,9 @@ func (a *attachment) openedNow(hello []byte, t *turn) {
 	if s.idle {
 		s.tellActivity()
 	}
-	s.sendHeld()
+	if w := s.sendHeld(); w != nil {
+		w.flush()
+	}
 }
 
 func (w *wire) refused(a *attachment, f frame.Refused, t *turn) {

@@ -196,7 +196,7 @@ func encodeCopy(f io.Writer, h header, rs *routes) error {
 // the cell's name at its first use.
 func appendRoute(b []byte, d *digits, cells map[topology.CellID]uint64, rt topology.Route) []byte {
 	if p, ok := d.pack(rt.Workspace); ok {
-		b = append(append(b, tagPacked), p[:]...)
+		b = p.append(append(b, tagPacked))
 	} else {
 		b = appendText(append(b, tagOdd), string(rt.Workspace))
 	}
@@ -316,11 +316,11 @@ func (d *copyDecoder) route() (rt topology.Route, more bool, err error) {
 	}
 	switch tag {
 	case tagPacked:
-		var p packedID
-		if _, err := io.ReadFull(d.in, p[:]); err != nil {
+		var b [packedBytes]byte
+		if _, err := io.ReadFull(d.in, b[:]); err != nil {
 			return rt, false, err
 		}
-		rt.Workspace = p.id()
+		rt.Workspace = unpacked(b).id()
 	case tagOdd:
 		s, err := d.text()
 		if err != nil {

@@ -10,8 +10,9 @@ import (
 	"parley/internal/topology"
 )
 
-// packedID is a workspace id of the usual form, W and a ULID, in 16 bytes.
-type packedID [16]byte
+// packedID is a workspace id of the usual form, W and a ULID, in two words: they
+// travel in registers, where an array is written to memory and read again.
+type packedID struct{ hi, lo uint64 }
 
 // crockford is the alphabet of ULIDs.
 const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -52,14 +53,24 @@ func (d *digits) pack(ws topology.WorkspaceID) (p packedID, ok bool) {
 	if seen >= 32 { // one has no value
 		return p, false
 	}
-	hi, lo = hi<<1|uint64(mid)>>4, uint64(mid)<<60|lo
-	binary.BigEndian.PutUint64(p[:8], hi)
-	binary.BigEndian.PutUint64(p[8:], lo)
-	return p, hi|lo != 0
+	p = packedID{hi: hi<<1 | uint64(mid)>>4, lo: uint64(mid)<<60 | lo}
+	return p, p != packedID{}
+}
+
+// packedBytes is what append adds.
+const packedBytes = 16
+
+// append adds an id to b, as unpacked reads it.
+func (p packedID) append(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, p.hi), p.lo)
+}
+
+func unpacked(b [packedBytes]byte) packedID {
+	return packedID{hi: binary.BigEndian.Uint64(b[:8]), lo: binary.BigEndian.Uint64(b[8:])}
 }
 
 func (p packedID) id() topology.WorkspaceID {
-	hi, lo := binary.BigEndian.Uint64(p[:8]), binary.BigEndian.Uint64(p[8:])
+	hi, lo := p.hi, p.lo
 	var b [idLen]byte
 	b[0] = 'W'
 	for i := idLen - 1; i > 0; i-- {
@@ -112,7 +123,7 @@ func newRoutes() *routes {
 }
 
 // shardOf uses the last bytes of the ULID, its random part.
-func (r *routes) shardOf(p packedID) *routeShard { return &r.shards[p[15]%routeShards] }
+func (r *routes) shardOf(p packedID) *routeShard { return &r.shards[p.lo%routeShards] }
 
 func (r *routes) get(ws topology.WorkspaceID) (topology.Route, bool) {
 	p, packed := r.digits.pack(ws)

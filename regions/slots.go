@@ -1,7 +1,6 @@
 package regions
 
 import (
-	"encoding/binary"
 	"iter"
 	"math/bits"
 	"sync/atomic"
@@ -24,11 +23,7 @@ type slots struct {
 // slot is an id and its entry, in words that are read and written one by one.
 type slot struct{ hi, lo, epoch, rest atomic.Uint64 }
 
-func (s *slot) id() (id packedID) {
-	binary.BigEndian.PutUint64(id[:8], s.hi.Load())
-	binary.BigEndian.PutUint64(id[8:], s.lo.Load())
-	return id
-}
+func (s *slot) id() packedID { return packedID{hi: s.hi.Load(), lo: s.lo.Load()} }
 
 func (s *slot) free() bool { return s.hi.Load()|s.lo.Load() == 0 }
 
@@ -48,8 +43,8 @@ func (s *slot) put(id packedID, e entry) {
 	}
 	s.epoch.Store(uint64(e.epoch))
 	s.rest.Store(rest)
-	s.hi.Store(binary.BigEndian.Uint64(id[:8]))
-	s.lo.Store(binary.BigEndian.Uint64(id[8:]))
+	s.hi.Store(id.hi)
+	s.lo.Store(id.lo)
 }
 
 func (s *slot) copyTo(to *slot) { to.put(s.id(), s.entry()) }
@@ -58,20 +53,19 @@ const slotsMin = 8
 
 // home is where an id's probing begins: Fibonacci hashing (Knuth, TAOCP 6.4), since
 // ids that are made in one millisecond follow each other.
-func home(all []slot, hi, lo uint64) int {
-	return int((hi ^ lo) * 0x9E3779B97F4A7C15 >> (64 - bits.TrailingZeros(uint(len(all))))) //nolint:gosec // below len(all)
+func home(all []slot, id packedID) int {
+	return int((id.hi ^ id.lo) * 0x9E3779B97F4A7C15 >> (64 - bits.TrailingZeros(uint(len(all))))) //nolint:gosec // below len(all)
 }
 
 // find is the index of an id, or of the free slot where it would be. One that is
 // changed meanwhile may have neither: -1.
 func find(all []slot, id packedID) (i int, ok bool) {
-	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
 	mask := len(all) - 1
-	i = home(all, hi, lo)
+	i = home(all, id)
 	for range all {
 		a, b := all[i].hi.Load(), all[i].lo.Load()
 		switch {
-		case a == hi && b == lo:
+		case a == id.hi && b == id.lo:
 			return i, true
 		case a|b == 0:
 			return i, false
@@ -148,7 +142,7 @@ func (t *slots) drop(id packedID) {
 	t.change(func() {
 		mask := len(all) - 1
 		for i := (free + 1) & mask; !all[i].free(); i = (i + 1) & mask {
-			if (i-home(all, all[i].hi.Load(), all[i].lo.Load()))&mask >= (i-free)&mask {
+			if (i-home(all, all[i].id()))&mask >= (i-free)&mask {
 				all[i].copyTo(&all[free])
 				free = i
 			}

@@ -1,7 +1,6 @@
 package regions
 
 import (
-	"encoding/binary"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -18,8 +17,7 @@ func TestSlots_AreAMap(t *testing.T) {
 		var table slots
 		want := map[packedID]entry{}
 		for range 5_000 {
-			var id packedID
-			binary.BigEndian.PutUint64(id[8:], 1+r.Uint64N(300)<<(seed%3*20))
+			id := packedID{lo: 1 + r.Uint64N(300)<<(seed%3*20)}
 			if r.IntN(3) == 0 {
 				table.drop(id)
 				delete(want, id)
@@ -39,8 +37,7 @@ func TestSlots_AreAMap(t *testing.T) {
 			}
 		}
 		for range 100 {
-			var id packedID
-			binary.BigEndian.PutUint64(id[8:], 1+r.Uint64N(1<<40))
+			id := packedID{lo: 1 + r.Uint64N(1<<40)}
 			if _, ok := table.get(id); ok != (want[id] != entry{}) {
 				t.Fatalf("seed %d: %x is there: %t", seed, id, ok)
 			}
@@ -52,11 +49,7 @@ func TestSlots_AreAMap(t *testing.T) {
 // after, and ids that stay never vanish.
 func TestSlots_ReadersSeeWholeEntries(t *testing.T) {
 	var table slots
-	id := func(n uint64) (id packedID) {
-		binary.BigEndian.PutUint64(id[:8], 7)
-		binary.BigEndian.PutUint64(id[8:], n+1)
-		return id
-	}
+	id := func(n uint64) packedID { return packedID{hi: 7, lo: n + 1} }
 	const stay, come = 64, 512
 	for n := range uint64(stay) {
 		table.set(id(n), entry{epoch: topology.Epoch(n), cell: uint32(n)})

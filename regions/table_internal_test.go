@@ -1,6 +1,7 @@
 package regions
 
 import (
+	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -183,12 +184,7 @@ func FuzzEntries(f *testing.F) {
 const benchRoutes = 1_000_000
 
 func benchID(n int) topology.WorkspaceID {
-	p := packedID{0: 1}
-	x := uint64(n) * 0x9e3779b97f4a7c15
-	for i := range 8 {
-		p[8+i] = byte(x >> (8 * i))
-	}
-	return p.id()
+	return packedID{hi: 1 << 56, lo: bits.ReverseBytes64(uint64(n) * 0x9e3779b97f4a7c15)}.id()
 }
 
 func BenchmarkRoute1M(b *testing.B) {

@@ -19,10 +19,13 @@ const (
 	// Failed rounds are repeated after deriveWaitMin, doubled up to deriveWaitMax.
 	deriveWaitMin = 10 * time.Millisecond
 	deriveWaitMax = 2 * time.Second
-	// deriveGather is how long a tailer waits for more once it has something to do: a
-	// round costs the stores as much for one change as for fifty, and readers have
-	// the owner's tail meanwhile.
-	deriveGather = 20 * time.Millisecond
+	// A tailer waits for more once it has something to do: a round costs the stores
+	// as much for one change as for fifty, and readers have the owner's tail
+	// meanwhile. It waits deriveGatherMin at first, so that a shard that is lost
+	// soon derives something, doubled by each round up to deriveGatherMax, which
+	// delays mentions and search by less than anybody sees.
+	deriveGatherMin = 20 * time.Millisecond
+	deriveGatherMax = 160 * time.Millisecond
 	// cleanAfter is how long a channel is idle before it is taken off the list of
 	// those to recover: each is a write that a busy channel would undo.
 	cleanAfter = 2 * time.Second
@@ -46,7 +49,7 @@ func (sh *shard) deriveSoon(r *room) {
 // them to the emitter, until the shard is lost. What it can't do now it does later:
 // the next owner does the same from the same marks.
 func (sh *shard) derive() {
-	sh.keepAt(sh.kickTail, deriveGather, "changes not derived; trying again", func() (func() error, bool) {
+	sh.keepAt(sh.kickTail, deriveGatherMin, "changes not derived; trying again", func() (func() error, bool) {
 		rooms, on := sh.lateRooms()
 		if rooms == nil {
 			return nil, on
@@ -62,7 +65,7 @@ func (sh *shard) derive() {
 
 // keepAt does rounds of work until there are none any more. next gives a round, or
 // nil while there is nothing to do; a kick says that there may be, and more comes
-// within gather.
+// within gather, which each round doubles up to deriveGatherMax.
 func (sh *shard) keepAt(kick <-chan struct{}, gather time.Duration, failed string, next func() (round func() error, on bool)) {
 	wait := deriveWaitMin
 	for {
@@ -79,7 +82,7 @@ func (sh *shard) keepAt(kick <-chan struct{}, gather time.Duration, failed strin
 		}
 		err := round()
 		if err == nil {
-			wait = deriveWaitMin
+			wait, gather = deriveWaitMin, min(2*gather, deriveGatherMax)
 			continue
 		}
 		if sh.ctx.Err() == nil {

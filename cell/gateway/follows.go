@@ -11,14 +11,14 @@ import (
 // part of what an idle session costs.
 type follows []*follower
 
-func (fs follows) search(ch topology.ChannelID) (int, bool) {
-	return slices.BinarySearchFunc(fs, ch, func(f *follower, ch topology.ChannelID) int { return cmp.Compare(f.ref.Channel, ch) })
+func (fs *follows) search(ch topology.ChannelID) (int, bool) {
+	return slices.BinarySearchFunc(*fs, ch, func(f *follower, ch topology.ChannelID) int { return cmp.Compare(f.ref.Channel, ch) })
 }
 
 // find is the follower of a channel, nil without one.
-func (fs follows) find(ch topology.ChannelID) *follower {
+func (fs *follows) find(ch topology.ChannelID) *follower {
 	if i, ok := fs.search(ch); ok {
-		return fs[i]
+		return (*fs)[i]
 	}
 	return nil
 }

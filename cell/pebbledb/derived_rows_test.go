@@ -230,3 +230,37 @@ func BenchmarkHistory_Import(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "messages/s")
 }
+
+// TestDerived_EmittedMarksOutliveAClose: they wait for a batch to go with, and are
+// written in the end if none comes. One that overlaps takes none along.
+func TestDerived_EmittedMarksOutliveAClose(t *testing.T) {
+	d, err := newDerived(time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	changes := posts(1, 3, 0, time.Now(), "text")
+	for i := range 3 {
+		batch := []history.Batch{{Channel: busy(i), Changes: changes}}
+		if err := d.db.History().Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.db.History().SetEmitted(t.Context(), busy(i), 2); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.db.History().Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if m, err := d.db.History().Mark(t.Context(), busy(i)); err != nil || m.Applied != 3 || m.Emitted != 2 {
+			t.Errorf("channel %d: %+v %v", i, m, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -22,10 +23,10 @@ const channelLocks = 64
 // its mark are one write, and the database keeps its writes' order over a crash,
 // so that a mark is never ahead of its rows.
 //
-// Lock order: sweeping, then a channel's lock; no two of these are ever held.
+// Lock order: sweeping, then a stripe; no two of these are ever held.
 type historyStore struct {
-	db    *DB
-	locks [channelLocks]sync.Mutex
+	db      *DB
+	stripes [channelLocks]stripe
 
 	sweepIn  atomic.Int64 // dedupe keys to come before the next sweep
 	sweeping sync.Mutex   // held by whoever sweeps
@@ -38,9 +39,26 @@ var _ history.Store = (*historyStore)(nil)
 //nolint:ireturn // the driver's type is nobody's business
 func (d *DB) History() history.Store { return d.history }
 
-func (h *historyStore) lock(ch topology.ChannelRef) *sync.Mutex { return &h.locks[stripe(ch)] }
+// stripe is some of the channels: all of a shard are in one.
+type stripe struct {
+	mu sync.Mutex
+	// emitted is what SetEmitted was told and is not stored yet: it goes with the
+	// channel's next batch. A crash forgets it, and events are appended again,
+	// which is why it may wait.
+	emitted map[topology.ChannelRef]topology.Rev
+	since   time.Time // when the first of them came
+}
 
-func stripe(ch topology.ChannelRef) int { return int(ch.Shard() % channelLocks) }
+// Marks that no batch takes along are written together when there are so many,
+// or when one has waited so long and another comes.
+const (
+	emittedMax  = 512
+	emittedWait = 2 * time.Second
+)
+
+func (h *historyStore) stripe(ch topology.ChannelRef) *stripe { return &h.stripes[stripeOf(ch)] }
+
+func stripeOf(ch topology.ChannelRef) int { return int(ch.Shard() % channelLocks) }
 
 // Apply implements history.Store.
 func (h *historyStore) Apply(ctx context.Context, batches []history.Batch) error {
@@ -49,40 +67,78 @@ func (h *historyStore) Apply(ctx context.Context, batches []history.Batch) error
 	}
 	defer h.db.end()
 	keys := 0
-	for _, b := range batches {
-		n, err := h.apply(b)
+	for len(batches) > 0 {
+		n := together(batches)
+		k, err := h.apply(batches[:n])
 		if err != nil {
 			return err
 		}
-		keys += n
+		keys += k
+		batches = batches[n:]
 	}
 	return h.sweepSometimes(keys)
 }
 
-// apply writes what is new of one batch, and says how many dedupe keys that had.
-func (h *historyStore) apply(b history.Batch) (keys int, err error) {
-	if err := checkRef(b.Channel); err != nil {
+// together is how many batches, from the first on, can be one write: they are of
+// one stripe, and none of a channel that another is of, which would have to see
+// its mark.
+func together(batches []history.Batch) int {
+	seen := make(map[topology.ChannelRef]struct{}, len(batches))
+	for n, b := range batches {
+		if _, again := seen[b.Channel]; again || stripeOf(b.Channel) != stripeOf(batches[0].Channel) {
+			return n
+		}
+		seen[b.Channel] = struct{}{}
+	}
+	return len(batches)
+}
+
+// apply writes what is new of some batches, and says how many dedupe keys that had.
+func (h *historyStore) apply(batches []history.Batch) (keys int, err error) {
+	st := h.stripe(batches[0].Channel)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	b := h.db.pebble.NewBatch()
+	marked := make([]topology.ChannelRef, 0, len(batches))
+	for _, of := range batches {
+		n, changed, err := h.stage(b, of)
+		if err != nil {
+			_ = b.Close() // nothing of it was written
+			return 0, err
+		}
+		keys += n
+		if changed {
+			marked = append(marked, of.Channel)
+		}
+	}
+	if len(marked) == 0 {
+		return 0, b.Close()
+	}
+	if err := h.db.commit(b, false); err != nil {
 		return 0, err
 	}
-	mu := h.lock(b.Channel)
-	mu.Lock()
-	defer mu.Unlock()
-	mark, err := h.mark(b.Channel)
+	for _, ch := range marked {
+		delete(st.emitted, ch)
+	}
+	return keys, nil
+}
+
+// stage puts what is new of one batch, with its mark, into b. The channel's
+// stripe is locked.
+func (h *historyStore) stage(b *pebble.Batch, of history.Batch) (keys int, changed bool, err error) {
+	if err := checkRef(of.Channel); err != nil {
+		return 0, false, err
+	}
+	mark, err := h.mark(of.Channel)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	a := applying{
-		db: h.db, batch: h.db.pebble.NewBatch(), ch: b.Channel, mark: mark,
+		db: h.db, batch: b, ch: of.Channel, mark: mark,
 		facts: map[topology.Seq]threadFacts{}, roots: map[topology.Seq]change.Change{},
 	}
-	if err := a.addAll(b.Changes); err != nil {
-		_ = a.batch.Close() // nothing of it was written
-		return 0, err
-	}
-	if a.mark.Applied == mark.Applied {
-		return 0, a.batch.Close()
-	}
-	return a.keys, h.db.commit(a.batch, false)
+	err = a.addAll(of.Changes)
+	return a.keys, a.mark.Applied != mark.Applied, err
 }
 
 // threadFacts is what a thread adds to its root.
@@ -91,7 +147,7 @@ type threadFacts struct {
 	last  int64
 }
 
-// applying collects one batch's rows.
+// applying collects the rows of one channel's batch.
 type applying struct {
 	db    *DB
 	batch *pebble.Batch
@@ -103,6 +159,7 @@ type applying struct {
 }
 
 func (a *applying) addAll(changes []change.Change) error {
+	was := a.mark.Applied
 	for i := range changes {
 		c := &changes[i]
 		if c.Rev <= a.mark.Applied {
@@ -114,6 +171,9 @@ func (a *applying) addAll(changes []change.Change) error {
 		if err := a.add(c); err != nil {
 			return err
 		}
+	}
+	if a.mark.Applied == was {
+		return nil // it had them all
 	}
 	return a.finish()
 }
@@ -215,16 +275,20 @@ func encodeMark(m history.Mark) []byte {
 	return binary.AppendVarint(b, m.TS)
 }
 
-// mark reads a channel's mark; the zero Mark if it has none.
+// mark is a channel's mark; the zero Mark if it has none. Its stripe is locked.
 func (h *historyStore) mark(ch topology.ChannelRef) (history.Mark, error) {
 	var m history.Mark
 	v, err := h.db.get(refKey(prefixMark, ch))
-	if err != nil || v == nil {
+	if err != nil {
 		return m, err
 	}
-	f := fields{rest: v}
-	m = history.Mark{Applied: topology.Rev(f.uvarint()), Emitted: topology.Rev(f.uvarint()), Seq: topology.Seq(f.uvarint()), TS: f.varint()}
-	return m, f.err("mark")
+	if v != nil {
+		f := fields{rest: v}
+		m = history.Mark{Applied: topology.Rev(f.uvarint()), Emitted: topology.Rev(f.uvarint()), Seq: topology.Seq(f.uvarint()), TS: f.varint()}
+		err = f.err("mark")
+	}
+	m.Emitted = max(m.Emitted, h.stripe(ch).emitted[ch])
+	return m, err
 }
 
 // Mark implements history.Store.
@@ -236,6 +300,9 @@ func (h *historyStore) Mark(ctx context.Context, ch topology.ChannelRef) (histor
 	if err := checkRef(ch); err != nil {
 		return history.Mark{}, err
 	}
+	st := h.stripe(ch)
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	return h.mark(ch)
 }
 
@@ -248,17 +315,45 @@ func (h *historyStore) SetEmitted(ctx context.Context, ch topology.ChannelRef, r
 	if err := checkRef(ch); err != nil {
 		return err
 	}
-	mu := h.lock(ch)
-	mu.Lock()
-	defer mu.Unlock()
-	m, err := h.mark(ch)
-	if err != nil || m.Emitted >= rev {
+	st := h.stripe(ch)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.emitted) == 0 {
+		st.emitted, st.since = map[topology.ChannelRef]topology.Rev{}, time.Now()
+	}
+	st.emitted[ch] = max(st.emitted[ch], rev)
+	if len(st.emitted) < emittedMax && time.Since(st.since) < emittedWait {
+		return nil
+	}
+	return h.storeEmitted(st)
+}
+
+// storeEmitted writes the marks that wait in a stripe, which is locked.
+func (h *historyStore) storeEmitted(st *stripe) error {
+	b := h.db.pebble.NewBatch()
+	for ch := range st.emitted {
+		m, err := h.mark(ch)
+		if err == nil {
+			err = b.Set(refKey(prefixMark, ch), encodeMark(m), nil)
+		}
+		if err != nil {
+			return errors.Join(err, b.Close())
+		}
+	}
+	if err := h.db.commit(b, false); err != nil {
 		return err
 	}
-	m.Emitted = rev
-	b := h.db.pebble.NewBatch()
-	if err := b.Set(refKey(prefixMark, ch), encodeMark(m), nil); err != nil {
-		return errors.Join(err, b.Close())
+	st.emitted = nil
+	return nil
+}
+
+// close writes the marks that wait.
+func (h *historyStore) close() error {
+	var errs []error
+	for i := range h.stripes {
+		if st := &h.stripes[i]; len(st.emitted) > 0 {
+			errs = append(errs, h.storeEmitted(st))
+		}
 	}
-	return h.db.commit(b, false)
+	return errors.Join(errs...)
 }

@@ -72,7 +72,7 @@ func (h *historyStore) old(now time.Time) (keys map[int][][]byte, n int, err err
 		if !ok {
 			return false, problem.New(problem.Internal, "a dedupe time in the database can't be decoded")
 		}
-		i := stripe(ch)
+		i := stripeOf(ch)
 		keys[i] = append(keys[i], bytes.Clone(k))
 		n++
 		return n < sweepMax, nil
@@ -84,8 +84,8 @@ func (h *historyStore) old(now time.Time) (keys map[int][][]byte, n int, err err
 // that is written: between looking at a key and dropping it the key must not be
 // used again.
 func (h *historyStore) forgetAll(lock int, timeKeys [][]byte) error {
-	h.locks[lock].Lock()
-	defer h.locks[lock].Unlock()
+	h.stripes[lock].mu.Lock()
+	defer h.stripes[lock].mu.Unlock()
 	b := h.db.pebble.NewBatch()
 	for _, k := range timeKeys {
 		if err := h.forget(b, k); err != nil {

@@ -30,10 +30,13 @@ import (
 //  3. fences is what the database says: loaded at Open, changed with it. No other
 //     process can have the database open.
 //
-// Lock order: shards in rising order, then DB.lineMu.
+// Lock order: shards in rising order, then DB.lineMu or listing.
 type logStore struct {
 	db     *DB
 	shards [topology.Shards]shardState
+
+	listing sync.Mutex // to change list; taken after shards
+	list    atomic.Pointer[[]msglog.Fence]
 }
 
 type shardState struct {
@@ -76,6 +79,7 @@ func openLog(d *DB) (*logStore, error) {
 		}
 		l.shards[f.Shard].fence.Store(&f)
 	}
+	l.relist()
 	return l, d.read(it.Close())
 }
 
@@ -131,6 +135,7 @@ func (l *logStore) raise(b *pebble.Batch, owner topology.ServerID, claims []msgl
 	for s, f := range next {
 		l.shards[s].fence.Store(&f)
 	}
+	l.relist()
 	return now, nil
 }
 
@@ -140,13 +145,21 @@ func (l *logStore) Fences(ctx context.Context) ([]msglog.Fence, error) {
 		return nil, err
 	}
 	defer l.db.end()
+	return *l.list.Load(), nil
+}
+
+// relist makes the list of Fences anew after a change: every commit reads it.
+func (l *logStore) relist() {
+	l.listing.Lock()
+	defer l.listing.Unlock()
 	fences := make([]msglog.Fence, 0, topology.Shards)
 	for i := range l.shards {
 		if f := l.shards[i].fence.Load(); f != nil {
 			fences = append(fences, *f)
 		}
 	}
-	return fences, nil
+	list := slices.Clip(fences)
+	l.list.Store(&list)
 }
 
 // Append stores rows (clause 3). A token that is not the present one is refused

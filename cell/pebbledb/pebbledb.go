@@ -138,6 +138,15 @@ func (d *DB) Close() error {
 		d.closeErr = d.err()
 		return d.closeErr
 	}
+	if d.err() == nil {
+		if err := d.history.close(); err != nil { // only marks that may be lost
+			d.log.Warn("not all marks were stored", "err", err)
+		}
+	}
+	if d.stuck.Load() { // by that write
+		d.closeErr = d.err()
+		return d.closeErr
+	}
 	if err := d.pebble.Close(); err != nil {
 		d.closeErr = problem.Wrap(err, problem.Internal, "can't close the database cleanly")
 	}
