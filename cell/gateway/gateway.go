@@ -55,21 +55,21 @@ type Config struct {
 	Liveness    link.Liveness
 	Net         network.Network
 
-	SessionsMax  int           // more are refused [100,000]; each costs some 4 KB and 1 KB per channel
-	OpeningMax   int           // sessions that are opened side by side; more wait [256]
-	PostsMax     int           // unanswered posts of one session; more are refused [64]
-	RequestMax   time.Duration // one request of a session [8 s]
-	URevEvery    time.Duration // pause between two looks at all users' urevs [10 s]
-	SilenceMax   time.Duration // a shard without a beacon for this long is asked [3 s]
+	SessionsMax int           // more are refused [100,000]; each costs some 4 KB and 1 KB per channel
+	OpeningMax  int           // sessions that are opened side by side; more wait [256]
+	PostsMax    int           // unanswered posts of one session; more are refused [64]
+	RequestMax  time.Duration // one request of a session [8 s]
+	URevEvery   time.Duration // pause between two looks at all users' urevs [10 s]
+	SilenceMax  time.Duration // a shard without a beacon for this long is asked [3 s]
 	// RouterSilence: without any beacon for this long all shards are asked; less than
 	// two beacons' pace asks for nothing, more is what an event may be late [2 s].
 	RouterSilence time.Duration
 	PollEvery     time.Duration // pause between two questions to a silent shard; each costs one per 500 channels followed [2 s]
-	LingerMax    time.Duration // a channel nobody follows any more is kept this long [30 s]
-	OfflineGrace time.Duration // a user without sessions counts as present this long [5 s]
-	DrainAfter   time.Duration // how long edges may take to leave in a Drain [5 s]
-	BeaconGrace  time.Duration // an event may come this much after a beacon that names its rev [200 ms]
-	CatchUpBytes int           // memory for pages of the log that sessions share [32 MiB]
+	LingerMax     time.Duration // a channel nobody follows any more is kept this long [30 s]
+	OfflineGrace  time.Duration // a user without sessions counts as present this long [5 s]
+	DrainAfter    time.Duration // how long edges may take to leave in a Drain [5 s]
+	BeaconGrace   time.Duration // an event may come this much after a beacon that names its rev [200 ms]
+	CatchUpBytes  int           // memory for pages of the log that sessions share [32 MiB]
 }
 
 func orElse[T comparable](v *T, def T) {

@@ -29,11 +29,11 @@ type presenceState struct {
 const (
 	presenceEvery   = time.Second
 	presenceRenew   = presence.LeaseTTL / 10 // as soon a store that was emptied is found out
-	presenceBatch   = 1_000  // changes in one write
-	presenceHeard   = 10_000 // users that wait to be told of; more are dropped
-	presenceTold    = 200    // users that are told of in one turn
-	presenceReaders = 1_000  // sessions that are told of one user
-	presenceArrived = 1_000  // sessions that wait to be told who is there; more learn by changes
+	presenceBatch   = 1_000                  // changes in one write
+	presenceHeard   = 10_000                 // users that wait to be told of; more are dropped
+	presenceTold    = 200                    // users that are told of in one turn
+	presenceReaders = 1_000                  // sessions that are told of one user
+	presenceArrived = 1_000                  // sessions that wait to be told who is there; more learn by changes
 	// presenceCrowd is up to how many sessions a channel makes its people know of
 	// each other: n people who come tell n² times, and nobody looks at a list of
 	// hundreds. In a crowd a client asks for whom it shows.

@@ -29,7 +29,7 @@ func TestBeacons_G3_SilenceIsPolled(t *testing.T) {
 	}
 	all := make([]topology.Shard, topology.Shards)
 	for i := range all {
-		all[i] = topology.Shard(i) //nolint:gosec // below Shards
+		all[i] = topology.Shard(i)
 		beacon(all[i], 1, 0.5)
 	}
 	asked(1)

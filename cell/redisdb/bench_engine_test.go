@@ -40,7 +40,7 @@ func BenchmarkMarks(b *testing.B) {
 	b.Run("raw", func(b *testing.B) {
 		ctx := b.Context()
 		c := redis.NewClient(d.access.options(cfg.Addrs[0]))
-		defer c.Close()
+		defer c.Close() //nolint:errcheck // the test has its answer
 		for at := 0; at < b.N; at += laneAtOnce {
 			p := c.Pipeline()
 			for i := at; i < min(at+laneAtOnce, b.N); i++ {

@@ -111,6 +111,7 @@ func TestCheck_SaysWhatIsWrong(t *testing.T) {
 		t.Error(err)
 	}
 	eachServer(t, func(t *testing.T, cfg Config) {
+		t.Helper()
 		cfg.Mode = ""
 		if err := Check(t.Context(), cfg); err != nil {
 			t.Error(err)
@@ -125,7 +126,7 @@ func TestSentinel_FailOver(t *testing.T) {
 	replica := newProcess(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0", "--replica-announce-ip", host)
 	eventually(t, 20*time.Second, "the replica", func() bool {
 		c := redis.NewClient(&redis.Options{Addr: replica.addr, MaxRetries: -1})
-		defer c.Close()
+		defer c.Close() //nolint:errcheck // the test has its answer
 		in, err := c.Info(t.Context(), "replication").Result()
 		return err == nil && strings.Contains(in, "master_link_status:up")
 	})
@@ -140,7 +141,7 @@ func TestSentinel_FailOver(t *testing.T) {
 	}
 	eventually(t, 20*time.Second, "the sentinels", func() bool {
 		c := redis.NewClient(&redis.Options{Addr: sentinels[0], MaxRetries: -1})
-		defer c.Close()
+		defer c.Close() //nolint:errcheck // the test has its answer
 		s, err := c.Do(t.Context(), "SENTINEL", "CKQUORUM", "cell").Text()
 		m, err2 := c.Do(t.Context(), "INFO", "sentinel").Text()
 		return err == nil && err2 == nil && strings.HasPrefix(s, "OK 3") && strings.Contains(m, "slaves=1")

@@ -73,7 +73,7 @@ func isHigher(a, b string) bool { return a[:markDigits] > b[:markDigits] }
 // own rows, of mentions of everybody, have no channel in them.
 const rowNumbers = 16
 
-func rowPrefix(ch topology.ChannelID) string { return string(byte(len(ch))) + string(ch) }
+func rowPrefix(ch topology.ChannelID) string { return string(appendName(nil, string(ch))) }
 
 func appendNumber(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }
 

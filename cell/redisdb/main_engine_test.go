@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,52 +43,52 @@ func eachServer(t *testing.T, run func(t *testing.T, cfg Config)) {
 
 func testPrefix() string { return "test-" + strings.ToLower(rand.Text()) }
 
-func testAddrs(t testing.TB, variable string) []string {
-	t.Helper()
+func testAddrs(tb testing.TB, variable string) []string {
+	tb.Helper()
 	v := os.Getenv(variable)
 	if v == "" {
-		t.Fatalf("%s names no server: run `make test-engines`, or set it to host:port", variable)
+		tb.Fatalf("%s names no server: run `make test-engines`, or set it to host:port", variable)
 	}
 	return strings.Split(v, ",")
 }
 
 // wipe removes all keys of a prefix.
-func wipe(t testing.TB, cfg Config) {
-	t.Helper()
+func wipe(tb testing.TB, cfg Config) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	a, err := cfg.access()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	l, err := a.findLayout(ctx, cfg.Mode, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, addr := range l.nodes {
 		c := redis.NewClient(a.options(addr))
 		it := c.Scan(ctx, 0, "{"+cfg.KeyPrefix+":*", 1000).Iterator()
 		for it.Next(ctx) {
 			if err := c.Del(ctx, it.Val()).Err(); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 		}
 		if err := c.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	}
 }
 
 // open is Open for the time of a test.
-func open(t testing.TB, cfg Config, deps Deps) *DB {
-	t.Helper()
-	d, err := Open(t.Context(), cfg, deps)
+func open(tb testing.TB, cfg Config, deps Deps) *DB {
+	tb.Helper()
+	d, err := Open(tb.Context(), cfg, deps)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return d
@@ -117,7 +118,7 @@ func (j *journal) Append(ctx context.Context, es []readstate.Entry) error {
 // Replay hands over the last entry of each key, and some older ones.
 func (j *journal) Replay(_ context.Context, fn func([]readstate.Entry) error) error {
 	j.mu.Lock()
-	es, away := j.entries[:len(j.entries):len(j.entries)], j.away
+	es, away := slices.Clip(j.entries), j.away
 	j.replays++
 	j.mu.Unlock()
 	if away != nil {
@@ -143,8 +144,8 @@ func (j *journal) set(away error) {
 }
 
 // eventually waits until ok, at most for limit.
-func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, limit time.Duration, what string, ok func() bool) {
+	tb.Helper()
 	late := time.After(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -152,7 +153,7 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("waited in vain for %s", what)
+			tb.Fatalf("waited in vain for %s", what)
 		}
 	}
 }

@@ -31,7 +31,7 @@ type markCall struct {
 	done    chan error // holds one; errGenerationOver: nothing was done
 }
 
-var errGenerationOver = problem.New(problem.Unavailable, "read state is being filled again") //nolint:gochecknoglobals // a constant
+var errGenerationOver = problem.New(problem.Unavailable, "read state is being filled again")
 
 // Put implements readstate.Store. Concurrent calls go to Redis and to the journal
 // together.

@@ -33,27 +33,27 @@ type process struct {
 }
 
 // newProcess starts a server on a free port, beside the server of the suites.
-func newProcess(t testing.TB, args ...string) *process {
-	t.Helper()
-	host, _, err := net.SplitHostPort(testAddrs(t, "PARLEY_TEST_REDIS")[0])
+func newProcess(tb testing.TB, args ...string) *process {
+	tb.Helper()
+	host, _, err := net.SplitHostPort(testAddrs(tb, "PARLEY_TEST_REDIS")[0])
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	port := freePort(t, host)
-	p := &process{t: t, addr: net.JoinHostPort(host, port)}
-	p.args = append([]string{"--bind", host, "--port", port, "--dir", t.TempDir(), "--save", "", "--logfile", "log"}, args...)
-	t.Cleanup(p.kill)
+	port := freePort(tb, host)
+	p := &process{t: tb, addr: net.JoinHostPort(host, port)}
+	p.args = append([]string{"--bind", host, "--port", port, "--dir", tb.TempDir(), "--save", "", "--logfile", "log"}, args...)
+	tb.Cleanup(p.kill)
 	p.start()
 	return p
 }
 
-func freePort(t testing.TB, host string) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
+func freePort(tb testing.TB, host string) string {
+	tb.Helper()
+	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // the port is free then
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
@@ -72,7 +72,7 @@ func (p *process) start() {
 
 func (p *process) do(args ...any) error {
 	c := redis.NewClient(&redis.Options{Addr: p.addr, DialTimeout: 100 * time.Millisecond, ReadTimeout: 200 * time.Millisecond, MaxRetries: -1, DialerRetries: 1})
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // the test has its answer
 	return c.Do(context.Background(), args...).Err()
 }
 
@@ -254,7 +254,7 @@ func TestReadState_JournalAway(t *testing.T) {
 	u := readstate.User{Place: topology.Place{Workspace: "W", Generation: 1}, ID: "U"}
 	ch := func(i int) topology.ChannelID { return topology.ChannelID("C" + strconv.Itoa(i)) }
 	put := func(i, seq int) error {
-		_, err := d.ReadState().Put(t.Context(), u, ch(i), readstate.Mark{Seq: topology.Seq(seq)}) //nolint:gosec // small
+		_, err := d.ReadState().Put(t.Context(), u, ch(i), readstate.Mark{Seq: topology.Seq(seq)})
 		return err
 	}
 	if err := put(0, 1); err != nil { // it is filled now
@@ -294,7 +294,7 @@ func TestReadState_JournalAway(t *testing.T) {
 		return err == nil
 	})
 	for i := range 100 {
-		if want := topology.Seq(pendingLow + i + 1); got[ch(i)].Seq != want { //nolint:gosec // small
+		if want := topology.Seq(pendingLow + i + 1); got[ch(i)].Seq != want {
 			t.Fatalf("mark %d: %v, want %d", i, got[ch(i)], want)
 		}
 	}
@@ -385,6 +385,7 @@ func TestPresence_EmptiedStore(t *testing.T) {
 // in another process starts with nobody.
 func TestPresence_TwoProcesses(t *testing.T) {
 	eachServer(t, func(t *testing.T, cfg Config) {
+		t.Helper()
 		one, two := open(t, cfg, Deps{}), open(t, cfg, Deps{})
 		p := topology.Place{Workspace: "W", Generation: 1}
 		set := func(d *DB, g topology.GatewayID, u topology.UserID) {
@@ -409,15 +410,15 @@ func TestPresence_TwoProcesses(t *testing.T) {
 }
 
 // newSentinel starts a sentinel with a file of settings.
-func newSentinel(t testing.TB, file string) *process {
-	t.Helper()
-	host, _, err := net.SplitHostPort(testAddrs(t, "PARLEY_TEST_REDIS")[0])
+func newSentinel(tb testing.TB, file string) *process {
+	tb.Helper()
+	host, _, err := net.SplitHostPort(testAddrs(tb, "PARLEY_TEST_REDIS")[0])
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	port := freePort(t, host)
-	p := &process{t: t, addr: net.JoinHostPort(host, port), args: []string{file, "--sentinel", "--bind", host, "--port", port, "--logfile", "/dev/null"}}
-	t.Cleanup(p.kill)
+	port := freePort(tb, host)
+	p := &process{t: tb, addr: net.JoinHostPort(host, port), args: []string{file, "--sentinel", "--bind", host, "--port", port, "--logfile", "/dev/null"}}
+	tb.Cleanup(p.kill)
 	p.start()
 	return p
 }
@@ -427,5 +428,5 @@ func user(id topology.UserID) readstate.User {
 }
 
 func seqMark(seq int) readstate.Mark {
-	return readstate.Mark{Seq: topology.Seq(seq), Message: "01ARZ3NDEKTSV4RRFFQ69G5FAV"} //nolint:gosec // small
+	return readstate.Mark{Seq: topology.Seq(seq), Message: "01ARZ3NDEKTSV4RRFFQ69G5FAV"}
 }

@@ -53,6 +53,8 @@ func newPresence(d *DB) *presenceStore {
 // With ARGV[2] = 1 it begins the lease and ends the gateway's earlier ones, whose
 // names end in ARGV[5]. Then come, for each key but the first: how many
 // users, and for each its name and status ("0" takes it out).
+//
+//nolint:dupword // it is Lua
 const setScript = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)

@@ -228,13 +228,9 @@ func (s *readStateStore) Mentions(ctx context.Context, u readstate.User, above m
 		}
 	}
 	for bucket, r := range asked {
-		cmd, err := s.call(ctx, bucket, opCount, r.keys, r.args)
+		revs, err := s.revs(ctx, bucket, r)
 		if err != nil {
-			return nil, kindOf(err, away)
-		}
-		revs, err := cmd.StringSlice()
-		if err != nil || len(revs) != len(chans[bucket]) {
-			return nil, errUnreadable()
+			return nil, err
 		}
 		for i, ch := range chans[bucket] {
 			for raw := []byte(revs[i]); len(raw) >= 8; raw = raw[8:] {
@@ -249,4 +245,20 @@ func (s *readStateStore) Mentions(ctx context.Context, u readstate.User, above m
 		}
 	}
 	return out, nil
+}
+
+// revs asks a bucket for what counts: for each row set the revs, in one text.
+func (s *readStateStore) revs(ctx context.Context, bucket int, r *rows) ([]string, error) {
+	cmd, err := s.call(ctx, bucket, opCount, r.keys, r.args)
+	if err != nil {
+		return nil, kindOf(err, away)
+	}
+	revs, err := cmd.StringSlice()
+	if err != nil {
+		return nil, away(err)
+	}
+	if len(revs) != len(r.keys) {
+		return nil, errUnreadable()
+	}
+	return revs, nil
 }

@@ -15,6 +15,8 @@ import (
 // that has lost something, without a look at anything else (see gate.go).
 //
 // ARGV[1] is what the gate must say, ARGV[2] what is to be done.
+//
+//nolint:dupword // it is Lua
 const readScript = `
 local gate = redis.call('GET', KEYS[1])
 if gate ~= ARGV[1] then return redis.error_reply('STALE gate') end

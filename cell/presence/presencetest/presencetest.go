@@ -47,28 +47,7 @@ func Run(t *testing.T, h Harness) {
 		set(t, s, "g1", ann(presence.Offline))
 		want(t, s, acme, presence.Offline, presence.Away)
 	})
-	t.Run("1 whether the lease was kept", func(t *testing.T) {
-		s, pass := h.New(t)
-		kept := func(want bool, cs ...presence.Change) {
-			t.Helper()
-			if got, err := s.Set(t.Context(), "g1", cs); err != nil || got != want {
-				t.Errorf("kept = %v, %v; want %v", got, err, want)
-			}
-		}
-		kept(false, ann(presence.Online))
-		kept(true)
-		pass(presence.LeaseTTL - time.Second)
-		kept(true)
-		pass(presence.LeaseTTL + time.Second)
-		kept(false, bob(presence.Away))
-		want(t, s, acme, presence.Offline, presence.Away)
-		kept(true, ann(presence.Online))
-		if err := s.Leave(t.Context(), "g1"); err != nil {
-			t.Fatal(err)
-		}
-		kept(false)
-		want(t, s, acme, presence.Offline, presence.Offline)
-	})
+	t.Run("1 whether the lease was kept", func(t *testing.T) { testKept(t, h) })
 	t.Run("2 the highest of all gateways counts", func(t *testing.T) {
 		s, _ := h.New(t)
 		set(t, s, "g1", ann(presence.Away))
@@ -138,4 +117,43 @@ func testPresent(t *testing.T, h Harness) {
 	if got := present(other, 10); len(got) != 0 {
 		t.Errorf("a lease has ended, but %v", got)
 	}
+}
+
+func testKept(t *testing.T, h Harness) {
+	t.Helper()
+	s, pass := h.New(t)
+	acme := topology.Place{Workspace: "W1", Generation: 1}
+	kept := func(want bool, us ...topology.UserID) {
+		t.Helper()
+		var cs []presence.Change
+		for _, u := range us {
+			cs = append(cs, presence.Change{Place: acme, User: u, Status: presence.Away})
+		}
+		if got, err := s.Set(t.Context(), "g1", cs); err != nil || got != want {
+			t.Errorf("kept = %v, %v; want %v", got, err, want)
+		}
+	}
+	want := func(ann, bob presence.Status) {
+		t.Helper()
+		got, err := s.Read(t.Context(), acme, []topology.UserID{"ann", "bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(map[topology.UserID]presence.Status{"ann": ann, "bob": bob}, got); d != "" {
+			t.Error(d)
+		}
+	}
+	kept(false, "ann")
+	kept(true)
+	pass(presence.LeaseTTL - time.Second)
+	kept(true)
+	pass(presence.LeaseTTL + time.Second)
+	kept(false, "bob")
+	want(presence.Offline, presence.Away)
+	kept(true, "ann")
+	if err := s.Leave(t.Context(), "g1"); err != nil {
+		t.Fatal(err)
+	}
+	kept(false)
+	want(presence.Offline, presence.Offline)
 }
