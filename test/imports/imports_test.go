@@ -35,6 +35,7 @@ func rules() []rule {
 		{"internal/link", []string{"parley/cell", "parley/edge", "parley/regions", "parley/controlplane"}, nil, "a link carries frames and knows nothing of chat"},
 		{"cell/change", []string{"parley/cell"}, []string{"parley/cell/change"}, "a change is what the log is made of; what stores it imports it"},
 		{"cell/msglog", []string{"parley/cell"}, []string{"parley/cell/msglog", "parley/cell/change", "parley/cell/pebbledb"}, "the log's protocol stands on its store alone"},
+		{"cell/kafka", []string{"parley/cell"}, []string{"parley/cell/kafka", "parley/cell/eventlog", "parley/cell/readstate", "parley/cell/change"}, "a driver knows the interfaces that it serves, not who uses them"},
 		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
 	}
 }
@@ -105,6 +106,18 @@ func TestQuicStaysBehindItsTwoPackages(t *testing.T) {
 			floor := under(p.ImportPath, "parley/bench/floor") // what links are measured against
 			if imp == "github.com/quic-go/quic-go" && !behind && !floor {
 				t.Errorf("%s imports quic-go: its types stay behind internal/link and internal/h3, so that a change of it is a change there", p.ImportPath)
+			}
+		}
+	}
+}
+
+// TestKafkaStaysBehindItsDriver: one package speaks to brokers.
+func TestKafkaStaysBehindItsDriver(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			floor := under(p.ImportPath, "parley/bench/floor") // what the event log is measured against
+			if strings.HasPrefix(imp, "github.com/twmb/franz-go") && p.ImportPath != "parley/cell/kafka" && !floor {
+				t.Errorf("%s imports %s: its types stay in cell/kafka, so that a change of it is a change there", p.ImportPath, imp)
 			}
 		}
 	}
