@@ -25,7 +25,7 @@ type Config struct {
 	// die; with 1 or 2 a broker that is away stops the partition or, dead, loses it.
 	Replication int `yaml:"replication"`
 	// AppendMax bounds one append with all its repeats: 1 s to 1 min. Less fails
-	// where a new leader was about to be found (6 to 10 s), more makes the caller wait.
+	// where a new leader was about to be found (measured: up to 10 s after a kill), more makes the caller wait.
 	AppendMax time.Duration `yaml:"append_max"`
 	// SessionMax is after how long without a sign of life a group's member is taken
 	// for dead, and its partitions are given to others: 6 s to 5 min. Less moves them
@@ -52,7 +52,7 @@ const (
 // Default is a config for production, without brokers.
 func Default() Config {
 	return Config{
-		Prefix: "parley", Replication: 3, AppendMax: 10 * time.Second, SessionMax: 10 * time.Second,
+		Prefix: "parley", Replication: 3, AppendMax: 15 * time.Second, SessionMax: 10 * time.Second,
 		Mechanism: mechanism512,
 	}
 }

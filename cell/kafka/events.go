@@ -19,8 +19,11 @@ type eventLog struct {
 	lanes    [topology.Shards]*lane
 	follower *follower
 
-	mu     sync.Mutex
-	groups map[string]*group
+	signing *flights[*producerID]
+
+	mu       sync.Mutex
+	groups   map[string]*group
+	producer *producerID // this process's, for all lanes; nil = none yet
 }
 
 var (
@@ -34,6 +37,7 @@ func newEventLog(db *DB) *eventLog {
 		l.lanes[p] = newLane(l, topology.Shard(p)) //nolint:gosec // few
 	}
 	l.follower = newFollower(l)
+	l.signing = newFlights(db, l.newProducer)
 	return l
 }
 

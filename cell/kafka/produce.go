@@ -37,12 +37,12 @@ type lane struct {
 	shard  topology.Shard
 	turn   chan struct{} // capacity 1: full while a batch is under way
 
-	producer producerID // id 0 with epoch -1: none yet
+	producer producerID // epoch -1: needs another
 	sequence int32      // of the next event
 }
 
 func newLane(l *eventLog, p topology.Shard) *lane {
-	return &lane{events: l, shard: p, turn: make(chan struct{}, 1), producer: producerID{epoch: -1}}
+	return &lane{events: l, shard: p, turn: make(chan struct{}, 1), producer: producerID{id: -1, epoch: -1}}
 }
 
 // Append implements eventlog.Log.
@@ -120,25 +120,15 @@ func (ln *lane) try(ctx context.Context, b batch) (outcome, error) {
 	}
 	part := kmsg.NewProduceRequestTopicPartition()
 	part.Partition, part.Records = int32(ln.shard), b.encode(ln.producer, ln.sequence)
-	rt := kmsg.NewProduceRequestTopic()
-	rt.Topic, rt.TopicID, rt.Partitions = t.name, id, []kmsg.ProduceRequestTopicPartition{part}
-	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis, req.Topics = -1, int32(answerMax.Milliseconds()), []kmsg.ProduceRequestTopic{rt}
-
-	try, cancel := context.WithTimeout(ctx, answerMax)
-	defer cancel()
-	resp, err := req.RequestWith(try, broker)
-	if err != nil {
-		t.forget(nil)
-		if neverSent(err) {
-			return notStored, err
-		}
-		return inDoubt, err
+	sent, err := t.shipper(broker).ship(ctx, id, part)
+	if sent && errors.As(err, new(*kerr.Error)) || err == nil {
+		return ln.judge(err)
 	}
-	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return inDoubt, kerr.UnknownServerError
+	t.forget(nil)
+	if !sent {
+		return notStored, err
 	}
-	return ln.judge(kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode))
+	return inDoubt, err
 }
 
 // judge tells what a broker's answer says of a batch.
@@ -185,22 +175,40 @@ func (ln *lane) renew() {
 	ln.producer.epoch++
 }
 
-// sign makes sure that the lane has an id of its own.
+// sign makes sure that the lane has an id: that of this process, unless the lane
+// had it and can't use it any more.
 func (ln *lane) sign(ctx context.Context) error {
 	if ln.producer.epoch >= 0 {
 		return nil
 	}
+	l := ln.events
+	l.mu.Lock()
+	own := l.producer
+	l.mu.Unlock()
+	if own == nil || own.id == ln.producer.id {
+		var err error
+		if own, err = l.signing.get(ctx); err != nil {
+			return err
+		}
+	}
+	ln.producer, ln.sequence = *own, 0
+	return nil
+}
+
+// newProducer asks for an id that nobody had.
+func (l *eventLog) newProducer(ctx context.Context) (*producerID, error) {
 	req := kmsg.NewPtrInitProducerIDRequest()
 	req.ProducerID, req.ProducerEpoch = -1, -1
-	try, cancel := context.WithTimeout(ctx, answerMax)
-	defer cancel()
-	resp, err := req.RequestWith(try, ln.events.db.client)
+	resp, err := req.RequestWith(ctx, l.db.client)
 	if err == nil {
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
 	if err != nil {
-		return away(err, "gives no producer id")
+		return nil, away(err, "gives no producer id")
 	}
-	ln.producer, ln.sequence = producerID{id: resp.ProducerID, epoch: resp.ProducerEpoch}, 0
-	return nil
+	p := &producerID{id: resp.ProducerID, epoch: resp.ProducerEpoch}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.producer = p
+	return p, nil
 }

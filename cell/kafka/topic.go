@@ -21,8 +21,9 @@ type topic struct {
 	loading    *flights[*leaders]
 	ending     *flights[[]eventlog.Position]
 
-	mu    sync.Mutex
-	known *leaders // nil = look again
+	mu       sync.Mutex
+	known    *leaders           // nil = look again
+	shippers map[int32]*shipper // by broker
 }
 
 // leaders is who led the partitions at some time; -1 = nobody.
@@ -32,28 +33,28 @@ type leaders struct {
 }
 
 func newTopic(db *DB, name string, partitions int) *topic {
-	t := &topic{db: db, name: name, partitions: partitions}
+	t := &topic{db: db, name: name, partitions: partitions, shippers: map[int32]*shipper{}}
 	t.loading = newFlights(db, t.load)
 	t.ending = newFlights(db, t.listEnds)
 	return t
 }
 
 // leader is the broker that leads a partition, and the topic's id.
-func (t *topic) leader(ctx context.Context, p int32) (*kgo.Broker, [16]byte, error) {
+func (t *topic) leader(ctx context.Context, p int32) (int32, [16]byte, error) {
 	t.mu.Lock()
 	known := t.known
 	t.mu.Unlock()
 	if known == nil {
 		var err error
 		if known, err = t.loading.get(ctx); err != nil {
-			return nil, [16]byte{}, err
+			return -1, [16]byte{}, err
 		}
 	}
 	if known.of[p] < 0 {
 		t.forget(known)
-		return nil, known.id, away(kerr.LeaderNotAvailable, "has no leader for a partition")
+		return -1, known.id, away(kerr.LeaderNotAvailable, "has no leader for a partition")
 	}
-	return t.db.client.Broker(int(known.of[p])), known.id, nil
+	return known.of[p], known.id, nil
 }
 
 // forget drops what turned out to be old. What nobody named may have been learned
@@ -150,7 +151,7 @@ func (t *topic) fetchOnce(ctx context.Context, p int32, offset int64, bytes int3
 	}
 	try, cancel := context.WithTimeout(ctx, answerMax)
 	defer cancel()
-	resp, err := fetchRequest(t.name, id, p, offset, bytes).RequestWith(try, broker)
+	resp, err := fetchRequest(t.name, id, p, offset, bytes).RequestWith(try, t.db.client.Broker(int(broker)))
 	if err != nil {
 		t.forget(nil)
 		return page{}, away(err, "does not answer")

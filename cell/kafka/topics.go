@@ -136,22 +136,27 @@ func checkTopics(ctx context.Context, c Config, admin *kadm.Client) error {
 	return errors.Join(errs...)
 }
 
+// settingsOf asks until the broker that is asked has heard of the topic, too.
 func settingsOf(ctx context.Context, admin *kadm.Client, name string) (map[string]string, error) {
-	found, err := admin.DescribeTopicConfigs(ctx, name)
-	if err == nil {
-		var rc kadm.ResourceConfig
-		if rc, err = found.On(name, nil); err == nil {
-			err = rc.Err
+	settings := map[string]string{}
+	err := repeat(ctx, func() error {
+		found, err := admin.DescribeTopicConfigs(ctx, name)
+		if err != nil {
+			return err
 		}
-		settings := map[string]string{}
+		rc, err := found.On(name, nil)
+		if err != nil {
+			return err
+		}
 		for _, c := range rc.Configs {
 			settings[c.Key] = c.MaybeValue()
 		}
-		if err == nil {
-			return settings, nil
-		}
+		return rc.Err
+	})
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Precond, "kafka: the settings of the topic %s can't be read; allow the user DescribeConfigs", name)
 	}
-	return nil, problem.Wrap(err, problem.Precond, "kafka: the settings of the topic %s can't be read; allow the user DescribeConfigs", name)
+	return settings, nil
 }
 
 // faults are what is wrong with one topic: what it has, what it needs, and how to

@@ -76,13 +76,13 @@ func TestShare_FixedPartitionsAreNotShared(t *testing.T) {
 	eventually(t, "3 are handled", func() bool { return w.Handled() == 3 })
 }
 
-// refusing is an event log that lets nobody in at first.
-type refusing struct {
+// shut is an event log that lets nobody in at first.
+type shut struct {
 	shared
 	refusals chan error
 }
 
-func (r refusing) Assign(ctx context.Context, group string, m eventlog.Member) error {
+func (r shut) Assign(ctx context.Context, group string, m eventlog.Member) error {
 	select {
 	case err := <-r.refusals:
 		return err
@@ -93,7 +93,7 @@ func (r refusing) Assign(ctx context.Context, group string, m eventlog.Member) e
 
 // TestShare_JoinsAgain: a member that is thrown out comes back.
 func TestShare_JoinsAgain(t *testing.T) {
-	l := refusing{shared{openEvents(t), make(chan eventlog.Member)}, make(chan error, 2)}
+	l := shut{shared{openEvents(t), make(chan eventlog.Member)}, make(chan error, 2)}
 	l.refusals <- context.DeadlineExceeded
 	l.refusals <- nil
 	var r record

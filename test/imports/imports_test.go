@@ -39,6 +39,7 @@ func rules() []rule {
 		{"cell/redisdb", []string{"parley/cell"}, []string{"parley/cell/redisdb", "parley/cell/router", "parley/cell/presence", "parley/cell/readstate", "parley/cell/change"}, "a driver knows the interfaces it implements, and no other driver: the journal it fills read state from is handed to it"},
 		{"cell/search", []string{"parley/cell"}, []string{"parley/cell/search", "parley/cell/change", "parley/cell/directory", "parley/cell/history"}, "an index knows messages, not who writes, asks or feeds"},
 		{"cell/search/text", []string{"parley/"}, nil, "what a text can be found by is a function of the text"},
+		{"cell/kafka", []string{"parley/cell"}, []string{"parley/cell/kafka", "parley/cell/eventlog", "parley/cell/readstate", "parley/cell/change"}, "a driver knows the interfaces that it serves, not who uses them"},
 		{"cell/channel", []string{"parley/cell/gateway", "parley/cell/api", "parley/cell/unread", "parley/cell/roster", "parley/cell/worker"}, nil, "the writer of channels does not know who asks"},
 		{"cell/channel", []string{"parley/cell/channelnet", "parley/internal/gen"}, nil, "a channel server does not know whether a network lies before it"},
 		{"cell/channelnet", []string{"parley/cell"}, []string{"parley/cell/channelnet", "parley/cell/channel", "parley/cell/change", "parley/cell/history"}, "a network carries what a channel server is asked: it touches no store, and knows nobody who asks"},
