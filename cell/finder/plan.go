@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 
 	"parley/cell/change"
@@ -263,7 +264,7 @@ func (p *plan) resume(s string, now int64) error {
 
 func sumOf(a Asker, r Request) uint32 {
 	h := fnv.New32a()
-	for _, s := range []string{string(a.User), r.Text, string(r.Channel), r.Before, string(rune('0' + r.Order))} {
+	for _, s := range []string{string(a.User), r.Text, string(r.Channel), r.Before, strconv.Itoa(int(r.Order))} {
 		_, _ = h.Write([]byte(s)) // a hash's Write never fails
 		_, _ = h.Write([]byte{0})
 	}

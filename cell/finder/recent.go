@@ -95,7 +95,7 @@ func (f *Finder) recentlyActive(ctx context.Context, p *plan) ([]active, error) 
 			}
 			heads, err := f.Messages.Heads(ctx, refs)
 			if err != nil {
-				return nil //nolint:nilerr // what can't be asked now is left out
+				return nil // what can't be asked now is left out
 			}
 			mu.Lock()
 			defer mu.Unlock()

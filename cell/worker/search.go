@@ -104,7 +104,7 @@ func (s *searching) index(ctx context.Context, ch topology.ChannelRef, first, la
 		return err
 	}
 	for after := first - 1; after < last; {
-		changes, skip, err := s.read(ctx, ch, after, int(min(last-after, searchPage))) //nolint:gosec // at most searchPage
+		changes, skip, err := s.read(ctx, ch, after, int(min(last-after, searchPage)))
 		if err != nil {
 			return err
 		}

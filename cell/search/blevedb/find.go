@@ -172,7 +172,7 @@ type builder struct {
 // out hit by hit.
 const channelsTerms = 64
 
-func (b *builder) query(q search.Query) (bleve.Searcher, error) {
+func (b *builder) query(q search.Query) (bleve.Searcher, error) { //nolint:ireturn // as keep
 	var must, not []bleve.Searcher
 	for _, p := range q.All {
 		must = append(must, b.phrase(p))

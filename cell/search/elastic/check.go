@@ -18,7 +18,7 @@ const checkMax = 10 * time.Second
 // Check connects and changes nothing. It says everything that is wrong at once: of
 // the config, of each address, and, if one of them is good, of the indexes.
 func Check(ctx context.Context, cfg Config) error {
-	cfg.defaults()
+	cfg = cfg.defaults()
 	if err := cfg.Validate(); err != nil {
 		return err
 	}

@@ -27,22 +27,30 @@ type client struct {
 // nothing. A node that can't be reached is passed over: all that we send may be
 // sent twice.
 func newClient(c *Config, s *secrets, addresses []string) (*client, error) {
-	cfg := elastictransport.Config{
-		Username: c.Username, Password: s.password, APIKey: s.apiKey, Transport: s.transport(),
-		MaxRetries: len(addresses) - 1, RetryOnStatus: []int{}, DisableRetry: len(addresses) == 1,
+	web := s.transport()
+	opts := []elastictransport.Option{elastictransport.WithTransport(web)}
+	if c.Username != "" {
+		opts = append(opts, elastictransport.WithBasicAuth(c.Username, s.password))
 	}
-	for _, a := range addresses {
-		u, err := url.Parse(a)
-		if err != nil {
+	if s.apiKey != "" {
+		opts = append(opts, elastictransport.WithAPIKey(s.apiKey))
+	}
+	if len(addresses) > 1 {
+		opts = append(opts, elastictransport.WithMaxRetries(len(addresses)-1))
+	} else {
+		opts = append(opts, elastictransport.WithDisableRetry())
+	}
+	urls := make([]*url.URL, len(addresses))
+	for i, a := range addresses {
+		var err error
+		if urls[i], err = url.Parse(a); err != nil {
 			return nil, problem.Field("addresses", "%q is no URL", a)
 		}
-		cfg.URLs = append(cfg.URLs, u)
 	}
-	t, err := elastictransport.New(cfg)
+	t, err := elastictransport.NewClient(append(opts, elastictransport.WithURLs(urls...))...)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Invalid, "elasticsearch: the settings make no client")
 	}
-	web, _ := cfg.Transport.(*http.Transport)
 	return &client{transport: t, web: web, max: c.RequestMax}, nil
 }
 

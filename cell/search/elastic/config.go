@@ -62,9 +62,9 @@ const (
 
 // names is what Elasticsearch takes as a name, and what can't be mixed up with the
 // signs between the parts of an index's name.
-var names = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}(-[a-z0-9_]{1,40}){0,4}$`) //nolint:gochecknoglobals // a constant
+var names = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}(-[a-z0-9_]{1,40}){0,4}$`)
 
-func (c *Config) defaults() {
+func (c Config) defaults() Config {
 	if c.Prefix == "" {
 		c.Prefix = prefixNormal
 	}
@@ -78,11 +78,12 @@ func (c *Config) defaults() {
 	if c.RequestMax == 0 {
 		c.RequestMax = requestNormal
 	}
+	return c
 }
 
 // Validate lists every fault at once. It looks at no file.
 func (c Config) Validate() error {
-	c.defaults()
+	c = c.defaults()
 	var faults []error
 	bad := func(field, format string, args ...any) {
 		faults = append(faults, problem.Field(field, format, args...))
@@ -126,7 +127,7 @@ type secrets struct {
 	tls              *tls.Config
 }
 
-func (c *Config) secrets() (s secrets, err error) {
+func (c Config) secrets() (s secrets, err error) {
 	var faults []error
 	read := func(field, file string) string {
 		if file == "" {

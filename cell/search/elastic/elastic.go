@@ -44,7 +44,7 @@ var _ search.Index = (*DB)(nil)
 
 // Open does what Check does, puts the index template, and serves.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*DB, error) {
-	cfg.defaults()
+	cfg = cfg.defaults()
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}

@@ -30,12 +30,12 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // engine is the address of the Elasticsearch to test against.
-func engine(t testing.TB) string {
-	t.Helper()
+func engine(tb testing.TB) string {
+	tb.Helper()
 	const name = "PARLEY_TEST_ELASTICSEARCH"
 	addr, _, _ := strings.Cut(os.Getenv(name), ",")
 	if addr == "" {
-		t.Fatalf("%s names no Elasticsearch; `make test-engines` starts one", name)
+		tb.Fatalf("%s names no Elasticsearch; `make test-engines` starts one", name)
 	}
 	if !strings.Contains(addr, "://") {
 		addr = "http://" + addr
@@ -44,53 +44,53 @@ func engine(t testing.TB) string {
 }
 
 // admin asks the engine directly.
-func admin(t testing.TB, method, path, body string) (status int, answer string) {
-	t.Helper()
+func admin(tb testing.TB, method, path, body string) (status int, answer string) {
+	tb.Helper()
 	// The test's own context has ended when it cleans up.
-	req, err := http.NewRequestWithContext(context.Background(), method, engine(t)+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, engine(tb)+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
 	res, err := (&http.Client{Transport: tr}).Do(req)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return res.StatusCode, string(b)
 }
 
 // config is one with a prefix of its own, whose indexes go with the test.
-func config(t testing.TB) elastic.Config {
-	t.Helper()
+func config(tb testing.TB) elastic.Config {
+	tb.Helper()
 	none := 0
-	c := elastic.Config{Addresses: []string{engine(t)}, Prefix: fmt.Sprintf("t%d", rand.Uint32()), Replicas: &none}
-	t.Cleanup(func() { clean(t, c.Prefix) })
+	c := elastic.Config{Addresses: []string{engine(tb)}, Prefix: fmt.Sprintf("t%d", rand.Uint32()), Replicas: &none}
+	tb.Cleanup(func() { clean(tb, c.Prefix) })
 	return c
 }
 
-func clean(t testing.TB, prefix string) {
-	t.Helper()
-	_, list := admin(t, "GET", "/_cat/indices/"+prefix+"*?h=index", "")
-	for _, index := range strings.Fields(list) {
-		admin(t, "DELETE", "/"+index, "")
+func clean(tb testing.TB, prefix string) {
+	tb.Helper()
+	_, list := admin(tb, "GET", "/_cat/indices/"+prefix+"*?h=index", "")
+	for index := range strings.FieldsSeq(list) {
+		admin(tb, "DELETE", "/"+index, "")
 	}
-	admin(t, "DELETE", "/_index_template/"+prefix, "")
+	admin(tb, "DELETE", "/_index_template/"+prefix, "")
 }
 
-func open(t testing.TB, c elastic.Config) *elastic.DB {
-	t.Helper()
-	db, err := elastic.Open(t.Context(), c, nil)
+func open(tb testing.TB, c elastic.Config) *elastic.DB {
+	tb.Helper()
+	db, err := elastic.Open(tb.Context(), c, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	tb.Cleanup(func() { _ = db.Close() })
 	return db
 }
 

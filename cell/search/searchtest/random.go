@@ -130,13 +130,12 @@ func randomText(r *rand.Rand, n int) string {
 }
 
 func randomDoc(r *rand.Rand) search.Doc {
-	n := r.IntN(120)
-	ch := r.IntN(4)
+	n := r.Int64N(120)
 	d := search.Doc{
-		Channel: in("W1", topology.ChannelID(fmt.Sprintf("C%d", n%4))), ID: topology.MessageID(fmt.Sprintf("m%03d", n)), Version: topology.Rev(1 + r.IntN(1_000_000)),
-		TS: base + int64(n/2)*2*minute, Seq: topology.Seq(n), Author: topology.UserID(fmt.Sprintf("U%d", r.IntN(3))), Text: randomText(r, r.IntN(8)), Private: n%4 > 1,
+		Channel: in("W1", topology.ChannelID(fmt.Sprintf("C%d", n%4))), ID: topology.MessageID(fmt.Sprintf("m%03d", n)), Version: topology.Rev(1 + r.Uint64N(1_000_000)),
+		TS: base + n/2*2*minute, Seq: topology.Seq(n), Author: topology.UserID(fmt.Sprintf("U%d", r.IntN(3))), Text: randomText(r, r.IntN(8)), Private: n%4 > 1, //nolint:gosec // n is small
 	}
-	if ch == 0 {
+	if r.IntN(4) == 0 {
 		d.Root = "m000"
 	}
 	if r.IntN(10) == 0 {

@@ -5,6 +5,7 @@ package searchtest
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -79,7 +80,7 @@ func in(ws topology.WorkspaceID, ch topology.ChannelID) topology.ChannelRef {
 // message is a public message n minutes after base, the first version of it.
 func message(n int, id, text string) search.Doc {
 	return search.Doc{
-		Channel: in("W1", "C1"), ID: topology.MessageID(id), Version: 1, TS: base + int64(n)*minute, Seq: topology.Seq(n + 1), Author: "Uann", Text: text,
+		Channel: in("W1", "C1"), ID: topology.MessageID(id), Version: 1, TS: base + int64(n)*minute, Seq: topology.Seq(n + 1), Author: "Uann", Text: text, //nolint:gosec // it is small
 	}
 }
 
@@ -128,20 +129,12 @@ func ids(hits []search.Hit) (out []string) {
 	return out
 }
 
-// wants wants just these hits, in order.
+// wants fails unless just these hits are found, in order.
 func (w *world) wants(q search.Query, want ...string) {
 	w.t.Helper()
-	got := ids(w.find(q))
-	if len(got) == len(want) {
-		same := true
-		for i := range got {
-			same = same && got[i] == want[i]
-		}
-		if same {
-			return
-		}
+	if got := ids(w.find(q)); !slices.Equal(got, want) {
+		w.t.Errorf("%+v finds %v, want %v", q, got, want)
 	}
-	w.t.Errorf("%+v finds %v, want %v", q, got, want)
 }
 
 // eventually waits for a condition, as long as the contract gives.
