@@ -14,7 +14,7 @@ func BulkBody(alias string, docs []search.Doc) string {
 	for i := range docs {
 		d := &docs[i]
 		a := action{Index: alias, ID: placeOf(d.Channel.Place) + "/" + string(d.ID), Routing: string(d.Channel.Workspace), Version: uint64(d.Version), VersionType: notOlder, RequireAlias: true}
-		if err := b.add("index", a, d.ID, documentOf(d, time.Now())); err != nil {
+		if err := b.add(line{Index: &a}, d.ID, documentOf(d, time.Now())); err != nil {
 			return ""
 		}
 	}

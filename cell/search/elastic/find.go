@@ -192,7 +192,7 @@ func (d *DB) Sweep(ctx context.Context, p topology.Place, before time.Time, limi
 		var b bulk
 		for i := range hits {
 			a := action{Index: hits[i].Index, ID: hits[i].DocID, Routing: string(p.Workspace), Version: hits[i].Version, VersionType: notOlder}
-			if err := b.add("delete", a, "", nil); err != nil {
+			if err := b.add(line{Delete: &a}, "", nil); err != nil {
 				return n, problem.Wrap(err, problem.Internal, "a deletion can't be encoded")
 			}
 		}

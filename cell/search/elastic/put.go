@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/elastic/go-elasticsearch/v8/esapi"
+	"golang.org/x/sync/errgroup"
 
 	"parley/cell/search"
 	"parley/cell/search/text"
@@ -18,10 +20,12 @@ import (
 	"parley/internal/topology"
 )
 
-// bulkBytes and bulkDocs bound one request. Elasticsearch advises some MB.
+// bulkBytes and bulkDocs bound one request, and bulksMax how many of a call of Put
+// are under way at once: enough to keep a shard at work while the next is made.
 const (
 	bulkBytes = 4 << 20
-	bulkDocs  = 2_000
+	bulkDocs  = 500
+	bulksMax  = 2
 )
 
 // document is a message in Elasticsearch; of a deletion only what must stay.
@@ -99,10 +103,17 @@ func (b *bulk) part(from, to int) *bulk {
 	return p
 }
 
-func (b *bulk) add(verb string, a action, id topology.MessageID, doc any) error {
+// line is one of its pointers.
+type line struct {
+	Index  *action `json:"index,omitempty"`
+	Delete *action `json:"delete,omitempty"`
+}
+
+// add adds an action, and the document of one that has one.
+func (b *bulk) add(l line, id topology.MessageID, doc any) error {
 	e := json.NewEncoder(&b.body)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(map[string]action{verb: a}); err != nil {
+	if err := e.Encode(l); err != nil {
 		return err
 	}
 	if doc != nil {
@@ -114,33 +125,56 @@ func (b *bulk) add(verb string, a action, id topology.MessageID, doc any) error 
 	return nil
 }
 
-// Put implements search.Index.
+// Put implements search.Index. While one request is under way the next is made.
 func (d *DB) Put(ctx context.Context, docs []search.Doc) error {
+	var mu sync.Mutex
+	var all search.Refused
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(bulksMax)
+	send := func(b *bulk) {
+		g.Go(func() error {
+			var refused search.Refused
+			_, err := d.send(ctx, b, &refused)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range refused.IDs {
+				refuse(&all, id, refused.Why)
+			}
+			return err
+		})
+	}
+	err := d.cut(ctx, docs, send)
+	if failed := g.Wait(); failed != nil { // it may be why the other was cut short
+		return failed
+	}
+	if err == nil && len(all.IDs) > 0 {
+		return &all
+	}
+	return err
+}
+
+// cut makes bulks of documents.
+func (d *DB) cut(ctx context.Context, docs []search.Doc, send func(*bulk)) error {
 	now := time.Now()
-	var b bulk
-	var refused search.Refused
+	b := &bulk{}
 	for i := range docs {
 		doc := &docs[i]
 		alias := d.quarter(doc.TS)
 		if err := d.ensure(ctx, alias); err != nil {
 			return err
 		}
-		err := b.add("index", action{
+		to := action{
 			Index: alias, ID: placeOf(doc.Channel.Place) + "/" + string(doc.ID), Routing: string(doc.Channel.Workspace),
 			Version: uint64(doc.Version), VersionType: notOlder, RequireAlias: true,
-		}, doc.ID, documentOf(doc, now))
-		if err != nil {
+		}
+		from := documentOf(doc, now)
+		if err := b.add(line{Index: &to}, doc.ID, &from); err != nil {
 			return problem.Wrap(err, problem.Internal, "a document can't be encoded")
 		}
 		if b.body.Len() >= bulkBytes || len(b.ids) >= bulkDocs || i == len(docs)-1 {
-			if _, err := d.send(ctx, &b, &refused); err != nil {
-				return err
-			}
-			b = bulk{}
+			send(b)
+			b = &bulk{}
 		}
-	}
-	if len(refused.IDs) > 0 {
-		return &refused
 	}
 	return nil
 }
@@ -162,7 +196,9 @@ func (d *DB) send(ctx context.Context, b *bulk, refused *search.Refused) (delete
 	var got struct {
 		Items []map[string]outcome `json:"items"`
 	}
-	err = d.do(ctx, esapi.BulkRequest{Body: bytes.NewReader(b.body.Bytes())}, &got)
+	err = d.do(ctx, esapi.BulkRequest{
+		Body: bytes.NewReader(b.body.Bytes()), FilterPath: []string{"items.*.status", "items.*.result", "items.*.error.type", "items.*.error.reason"},
+	}, &got)
 	n := len(b.ids)
 	switch {
 	case statusOf(err) == http.StatusBadRequest && n > 1:
