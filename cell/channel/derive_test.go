@@ -135,7 +135,9 @@ func (c *cell) applied(ref topology.ChannelRef) {
 // another owner.
 func TestDerive_WithoutTheEventLogPostsGoOn(t *testing.T) {
 	c := newCell(t)
-	small := func(cfg *channel.Config, _ *channel.Deps) { cfg.LagMax, cfg.CacheBytes, cfg.ChannelsMax = 1024, 1<<20, 64 }
+	small := func(cfg *channel.Config, _ *channel.Deps) {
+		cfg.LagMax, cfg.CacheBytes, cfg.ChannelsMax = 1024, 1<<20, 64
+	}
 	a := c.start("cs-1", small)
 	ref, im := c.channel(1, "U1"), c.importing(2)
 	c.events.down.Store(true)
