@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -80,7 +81,7 @@ func (c Config) seeds(ctx context.Context, opts []kgo.Opt) (errs []error, answer
 func (c Config) seed(ctx context.Context, addr string, opts []kgo.Opt) error {
 	ctx, cancel := context.WithTimeout(ctx, dialMax+answerMax)
 	defer cancel()
-	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.SeedBrokers(addr), kgo.RequestRetries(0))...)
+	client, err := kgo.NewClient(append(slices.Clip(opts), kgo.SeedBrokers(addr), kgo.RequestRetries(0))...)
 	if err != nil {
 		return problem.Wrap(err, problem.Internal, "kafka: the client can't be made")
 	}

@@ -34,7 +34,7 @@ var (
 func newEventLog(db *DB) *eventLog {
 	l := &eventLog{db: db, topic: newTopic(db, db.cfg.changesTopic(), topology.Shards), groups: map[string]*group{}}
 	for p := range l.lanes {
-		l.lanes[p] = newLane(l, topology.Shard(p)) //nolint:gosec // few
+		l.lanes[p] = newLane(l, topology.Shard(p))
 	}
 	l.follower = newFollower(l)
 	l.signing = newFlights(db, l.newProducer)

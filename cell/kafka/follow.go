@@ -135,8 +135,8 @@ func (w *window) add(at eventlog.Position, es []eventlog.Event) {
 		return
 	}
 	if at < w.end() { // fetched again after a fault
-		n := min(int(w.end()-at), len(es)) //nolint:gosec // small
-		at, es = at+eventlog.Position(n), es[n:]
+		n := min(int(w.end()-at), len(es))       //nolint:gosec // small
+		at, es = at+eventlog.Position(n), es[n:] //nolint:gosec // not negative
 	}
 	if at != w.end() {
 		w.from, w.events = at, nil
@@ -269,7 +269,7 @@ func (f *follower) sweep(client *kgo.Client, now time.Time) {
 	var gone []int32
 	for p := range f.windows {
 		if f.windows[p].unused(now) {
-			gone = append(gone, int32(p)) //nolint:gosec // few
+			gone = append(gone, int32(p))
 		}
 	}
 	if len(gone) > 0 {

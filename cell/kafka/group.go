@@ -90,7 +90,7 @@ func shardsOf(ps []int32) []topology.Shard {
 	out := make([]topology.Shard, 0, len(ps))
 	for _, p := range ps {
 		if p >= 0 && p < topology.Shards {
-			out = append(out, topology.Shard(p)) //nolint:gosec // just looked
+			out = append(out, topology.Shard(p))
 		}
 	}
 	slices.Sort(out)

@@ -48,7 +48,7 @@ func beMember(name string) error {
 	if err != nil {
 		return err
 	}
-	defer effects.Close()
+	defer func() { _ = effects.Close() }() // what was written is there
 	w, err := worker.New(worker.Config{Group: testGroup}, worker.Deps{
 		Events: db.Events(),
 		Handle: func(_ context.Context, es []eventlog.Event) error {
@@ -137,7 +137,7 @@ func (c *crew) done() (by map[string]int, again int, all bool) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	last, who := map[string]topology.Rev{}, map[string]string{}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		var name, ch string

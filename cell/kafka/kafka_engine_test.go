@@ -188,7 +188,10 @@ func newPrefix(t *testing.T) kafka.Config {
 }
 
 func TestKafka_Journal(t *testing.T) {
-	journaltest.Run(t, func(t *testing.T) readstate.Journal { return open(t, newPrefix(t)).Journal() })
+	journaltest.Run(t, func(t *testing.T) readstate.Journal {
+		t.Helper()
+		return open(t, newPrefix(t)).Journal()
+	})
 }
 
 // TestKafka_AppendIsOneBatch looks at the topic with another client: an append of

@@ -79,7 +79,7 @@ func (g *group) read(ctx context.Context) ([]eventlog.Position, error) {
 			return err
 		}
 		for p := range out {
-			o, ok := offsets.Lookup(g.l.topic.name, int32(p)) //nolint:gosec // few
+			o, ok := offsets.Lookup(g.l.topic.name, int32(p))
 			if ok && o.Err != nil {
 				return o.Err
 			}

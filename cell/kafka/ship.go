@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -118,7 +119,7 @@ func (s *shipper) send(load []*parcel) (codes map[int32]int16, sent bool, err er
 		rt.Partitions = append(rt.Partitions, p.part)
 	}
 	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis, req.Topics = -1, int32(answerMax.Milliseconds()), []kmsg.ProduceRequestTopic{rt}
+	req.Acks, req.TimeoutMillis, req.Topics = -1, int32(answerMax/time.Millisecond), []kmsg.ProduceRequestTopic{rt}
 	ctx, cancel := context.WithTimeout(s.t.db.ctx, answerMax)
 	defer cancel()
 	resp, err := req.RequestWith(ctx, s.broker)

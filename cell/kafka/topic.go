@@ -70,7 +70,7 @@ func (t *topic) forget(old *leaders) {
 func (t *topic) load(ctx context.Context) (*leaders, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	rt := kmsg.NewMetadataRequestTopic()
-	rt.Topic = kmsg.StringPtr(t.name)
+	rt.Topic = new(t.name)
 	req.Topics = append(req.Topics, rt)
 	resp, err := req.RequestWith(ctx, t.db.client)
 	if err != nil {
@@ -106,14 +106,14 @@ func (t *topic) listEnds(ctx context.Context) ([]eventlog.Position, error) {
 			return err
 		}
 		for p := range out {
-			o, ok := listed.Lookup(t.name, int32(p)) //nolint:gosec // few
+			o, ok := listed.Lookup(t.name, int32(p))
 			if !ok {
 				return kerr.UnknownTopicOrPartition
 			}
 			if o.Err != nil {
 				return o.Err
 			}
-			out[p] = eventlog.Position(max(o.Offset, 0)) //nolint:gosec // not negative
+			out[p] = eventlog.Position(max(o.Offset, 0))
 		}
 		return nil
 	})

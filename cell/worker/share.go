@@ -15,18 +15,24 @@ const shareWaitMax = 10 * time.Second
 func (w *Worker) share(ctx context.Context, ready func()) error {
 	ready()
 	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, shareWaitMax) {
-		err := w.shares.Assign(ctx, w.cfg.Group, member{w, ctx})
-		if ctx.Err() != nil {
-			break
-		}
-		w.retries.Add(1)
-		w.deps.Log.Warn("not a member of the group; joining again", "err", err, "dur", wait)
-		sleep(ctx, wait)
+		w.join(ctx, wait)
 	}
 	// What the log did not take back by itself.
 	m := member{w, ctx}
 	m.Release(w.ids())
 	return nil
+}
+
+// join is a member of the group until ctx ends or the event log won't have it; then
+// it pauses.
+func (w *Worker) join(ctx context.Context, wait time.Duration) {
+	err := w.shares.Assign(ctx, w.cfg.Group, member{w, ctx})
+	if ctx.Err() != nil {
+		return // it left
+	}
+	w.retries.Add(1)
+	w.deps.Log.Warn("not a member of the group; joining again", "err", err, "dur", wait)
+	sleep(ctx, wait)
 }
 
 func (w *Worker) ids() []topology.Shard {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +95,7 @@ func wantLast(t *testing.T, j readstate.Journal, want map[string]string) {
 func appendIsThere(t *testing.T, j readstate.Journal) {
 	want := map[string]string{}
 	for i := range 20 {
-		k, v := fmt.Sprintf("user%d", i%7), fmt.Sprint(i)
+		k, v := fmt.Sprintf("user%d", i%7), strconv.Itoa(i)
 		add(t, j, entry(k, v))
 		want[k] = v
 		wantLast(t, j, want)
@@ -136,10 +137,10 @@ func concurrentAppends(t *testing.T, j readstate.Journal) {
 	var wg sync.WaitGroup
 	for w := range writers {
 		key := fmt.Sprintf("writer%d", w)
-		want[key] = fmt.Sprint(each - 1)
+		want[key] = strconv.Itoa(each - 1)
 		wg.Go(func() {
 			for i := range each {
-				if err := j.Append(t.Context(), []readstate.Entry{entry(key, fmt.Sprint(i))}); err != nil {
+				if err := j.Append(t.Context(), []readstate.Entry{entry(key, strconv.Itoa(i))}); err != nil {
 					t.Errorf("Append: %v", err)
 				}
 			}
