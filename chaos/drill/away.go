@@ -21,14 +21,14 @@ const (
 )
 
 // faultsOfEngines are the drills of a cell on real engines.
-func faultsOfEngines() []Drill { //nolint:funlen // a table
+func faultsOfEngines() []Drill {
 	return []Drill{
 		{
 			Name: "cassandra-node-kill", Title: "one of three Cassandra nodes is killed", Row: "8", P99: 2 * time.Second, Max: 5 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "cassandra-2", awayFor) },
 		}, {
 			Name: "cassandra-node-stands", Title: "one of three Cassandra nodes stands still for 30 s", Row: "8", P99: 4 * time.Second, Max: 6 * time.Second,
-			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "cassandra-2", standFor) },
+			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "cassandra-2") },
 		}, {
 			Name: "cassandra-quorum-gone", Title: "two of three Cassandra nodes are killed", Row: "9", P99: time.Minute, Max: time.Minute,
 			Do: func(ctx context.Context, w *world) error {
@@ -45,7 +45,7 @@ func faultsOfEngines() []Drill { //nolint:funlen // a table
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "redis", awayFor) },
 		}, {
 			Name: "redis-stands", Title: "Redis stands still for 30 s", Row: "7", P99: 5 * time.Second, Max: 12 * time.Second,
-			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "redis", standFor) },
+			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "redis") },
 		}, {
 			Name: "redis-empty", Title: "Redis is killed and comes back empty", Row: "6", P99: 5 * time.Second, Max: 12 * time.Second,
 			Do: func(ctx context.Context, w *world) error {
@@ -56,7 +56,7 @@ func faultsOfEngines() []Drill { //nolint:funlen // a table
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "postgres", awayFor) },
 		}, {
 			Name: "postgres-stands", Title: "Postgres stands still for 30 s", Row: "13", P99: 4 * time.Second, Max: 6 * time.Second,
-			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "postgres", standFor) },
+			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "postgres") },
 		}, {
 			Name: "elasticsearch-kill", Title: "Elasticsearch is killed", Row: "12", P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: func(ctx context.Context, w *world) error {
@@ -65,7 +65,7 @@ func faultsOfEngines() []Drill { //nolint:funlen // a table
 		}, {
 			Name: "elasticsearch-stands", Title: "Elasticsearch stands still for 30 s", Row: "12", P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: func(ctx context.Context, w *world) error {
-				return w.searchedMeanwhile(ctx, func() error { return w.engineStands(ctx, "elasticsearch", standFor) })
+				return w.searchedMeanwhile(ctx, func() error { return w.engineStands(ctx, "elasticsearch") })
 			},
 		},
 	}
@@ -81,11 +81,11 @@ func (w *world) engineAway(ctx context.Context, what string, d time.Duration) er
 }
 
 // engineStands lets an engine, or a node of it, stand still for a while.
-func (w *world) engineStands(ctx context.Context, what string, d time.Duration) error {
+func (w *world) engineStands(ctx context.Context, what string) error {
 	if err := w.engine(ctx, "stop", what); err != nil {
 		return err
 	}
-	err := w.wait(ctx, w.scaled(d))
+	err := w.wait(ctx, w.scaled(standFor))
 	return errors.Join(err, w.engine(ctx, "cont", what))
 }
 

@@ -11,32 +11,37 @@ import (
 	"parley/internal/problem"
 )
 
-type nodes map[string]func() (*http.Response, error)
+// node is what a node answers; with status 0 its connection breaks.
+type node struct {
+	status int
+	kind   problem.Kind
+}
 
-func (n nodes) RoundTrip(r *http.Request) (*http.Response, error) { return n[r.URL.Host]() }
+type nodes map[string]node
 
-func answer(status int, kind problem.Kind) func() (*http.Response, error) {
-	return func() (*http.Response, error) {
-		return &http.Response{
-			StatusCode: status, Header: http.Header{http.CanonicalHeaderKey(controlplane.HeaderKind): {string(kind)}},
-			Body: io.NopCloser(strings.NewReader("")),
-		}, nil
+func (n nodes) RoundTrip(r *http.Request) (*http.Response, error) {
+	at := n[r.URL.Host]
+	if at.status == 0 {
+		return nil, errors.New("the connection broke")
 	}
+	return &http.Response{
+		StatusCode: at.status, Header: http.Header{http.CanonicalHeaderKey(controlplane.HeaderKind): {string(at.kind)}},
+		Body: io.NopCloser(strings.NewReader("")),
+	}, nil
 }
 
 func TestFailover_AsksTheNextWhereNothingWasDone(t *testing.T) {
-	broken := func() (*http.Response, error) { return nil, errors.New("the connection broke") }
 	for name, c := range map[string]struct {
-		first  func() (*http.Response, error)
+		first  node
 		status int // 0 = an error
 	}{
-		"a node that can't now":          {answer(http.StatusServiceUnavailable, problem.Unavailable), http.StatusOK},
-		"a node that may have done it":   {answer(http.StatusServiceUnavailable, problem.Unknown), http.StatusServiceUnavailable},
-		"a node that refuses":            {answer(http.StatusConflict, problem.Conflict), http.StatusConflict},
-		"a node whose connection breaks": {broken, 0},
+		"a node that can't now":          {node{http.StatusServiceUnavailable, problem.Unavailable}, http.StatusOK},
+		"a node that may have done it":   {node{http.StatusServiceUnavailable, problem.Unknown}, http.StatusServiceUnavailable},
+		"a node that refuses":            {node{http.StatusConflict, problem.Conflict}, http.StatusConflict},
+		"a node whose connection breaks": {node{}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := &failover{urls: []string{"https://a", "https://b"}, next: nodes{"a": c.first, "b": answer(http.StatusOK, "")}}
+			f := &failover{urls: []string{"https://a", "https://b"}, next: nodes{"a": c.first, "b": node{http.StatusOK, ""}}}
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://control.invalid/parley.control.v1.ControlService/CordonCell", strings.NewReader("{}"))
 			if err != nil {
 				t.Fatal(err)
@@ -57,7 +62,7 @@ func TestFailover_AsksTheNextWhereNothingWasDone(t *testing.T) {
 
 // The last node's word counts where all refuse.
 func TestFailover_TellsWhatTheLastNodeSaid(t *testing.T) {
-	no := answer(http.StatusServiceUnavailable, problem.Unavailable)
+	no := node{http.StatusServiceUnavailable, problem.Unavailable}
 	f := &failover{urls: []string{"https://a", "https://b"}, next: nodes{"a": no, "b": no}}
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://control.invalid/x/ListCells", strings.NewReader("{}"))
 	if err != nil {

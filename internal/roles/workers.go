@@ -19,14 +19,14 @@ func workers() []string { return []string{workerMentions, workerSearch} }
 // wireWorkers makes the workers that the config names.
 func (w *cell) wireWorkers() error {
 	changes := worker.FromLog(w.messages)
-	for name, make := range map[string]func() (*worker.Worker, error){
+	for name, build := range map[string]func() (*worker.Worker, error){
 		workerMentions: func() (*worker.Worker, error) { return worker.NewMentions(w.events, changes, w.marks, w.log) },
 		workerSearch:   func() (*worker.Worker, error) { return worker.NewSearch(w.events, changes, w.cached, w.index, w.log) },
 	} {
 		if !slices.Contains(w.Workers, name) {
 			continue
 		}
-		made, err := make()
+		made, err := build()
 		if err != nil {
 			return err
 		}
