@@ -348,3 +348,12 @@ func (f *Fresh) Member(ctx context.Context, p topology.Place, ch topology.Channe
 	k := memberKey{p, ch, u}
 	return f.known(k, f.keptFor)(f.members.fresh(k, f.keptFor, f.askMember(ctx, k)))
 }
+
+// keepList sees to it that the user's list of channels is known. It is for an outage:
+// without one a failure tells nothing.
+func (f *Fresh) keepList(ctx context.Context, p topology.Place, u topology.UserID) {
+	if _, known := f.lists.look(userKey{p, u}); f.watch == nil || known {
+		return
+	}
+	_, _ = f.ChannelsOf(ctx, p, u)
+}

@@ -46,8 +46,13 @@ func (f forChannels) ChannelInfo(ctx context.Context, ch topology.ChannelRef) (c
 	return channel.Info{Number: c.Number, Importing: c.Importing, Private: c.Private}, err
 }
 
-// IsMember reports whether the user is a member.
+// IsMember reports whether the user is a member. The first question about a user has
+// the whole list kept: who has posted in one channel may then post in all of theirs
+// while the engine is away, also at a process that serves no sessions.
 func (f forChannels) IsMember(ctx context.Context, ch topology.ChannelRef, u topology.UserID) (bool, error) {
+	if fresh, ok := f.Rows.(*Fresh); ok {
+		fresh.keepList(ctx, ch.Place, u)
+	}
 	_, ok, err := f.Member(ctx, ch.Place, ch.Channel, u)
 	return ok, err
 }

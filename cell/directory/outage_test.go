@@ -127,6 +127,34 @@ func TestCache_S2_KnownIsServedForStaleMax(t *testing.T) {
 	}
 }
 
+// A process with channel servers only is asked about a user and one channel: it has to
+// know the user's others, too, when the engine goes away.
+func TestForChannels_KnowAllChannelsOfWhoWasAskedFor(t *testing.T) {
+	o := newOutage(t)
+	for _, ch := range []topology.ChannelID{"C2", "C3"} {
+		members := map[topology.ChannelID][]topology.UserID{"C2": {"U1"}}[ch]
+		if _, _, err := o.other.CreateChannel(t.Context(), place, directory.Channel{ID: ch, Name: "n" + string(ch), CreatedBy: "U1"}, members); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Poll(t.Context())
+	servers := directory.ForChannels(o.Fresh())
+	member := func(ch topology.ChannelID, u topology.UserID) (bool, error) {
+		return servers.IsMember(t.Context(), topology.ChannelRef{Place: place, Channel: ch}, u)
+	}
+	if ok, err := member("C1", "U1"); !ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	o.Begin()
+	if ok, err := member("C2", "U1"); !ok || err != nil {
+		t.Errorf("in another channel: %v, %v", ok, err)
+	}
+	_, err := member("C3", "U1") // no member: refusals are not served
+	o.wantAway("C3", err)
+	_, err = member("C1", "U2") // nobody has asked for U2
+	o.wantAway("U2", err)
+}
+
 func TestCache_S1_OldAnswersAreNotGivenWhenTheEngineAnswers(t *testing.T) {
 	o := newOutage(t)
 	o.askAll()
