@@ -12,6 +12,7 @@ import (
 	"parley/cell/history"
 	"parley/cell/msglog"
 	"parley/cell/readstate"
+	"parley/cell/search"
 	"parley/internal/topology"
 )
 
@@ -30,6 +31,7 @@ type Stores struct {
 	History   history.Store
 	Events    eventlog.Log
 	Marks     readstate.Store
+	Index     search.Index
 }
 
 // Names of the stores in a Difference.
@@ -38,6 +40,7 @@ const (
 	InHistory   = "history"
 	InEvents    = "event log"
 	InReadState = "read state"
+	InIndex     = "search index"
 )
 
 // Difference is one thing that two stores do not agree on.
@@ -55,6 +58,7 @@ type Counts struct {
 	Messages   uint64 `json:"messages"`
 	Replies    uint64 `json:"replies"`
 	Events     uint64 `json:"events"`
+	Documents  uint64 `json:"documents"`
 	Users      int    `json:"users"`
 	Marks      int    `json:"marks"`
 	Mentions   uint64 `json:"mentions"`

@@ -16,6 +16,8 @@ import (
 	"parley/cell/msglog"
 	"parley/cell/pebbledb"
 	"parley/cell/readstate"
+	"parley/cell/search"
+	"parley/cell/search/blevedb"
 	"parley/internal/topology"
 )
 
@@ -75,9 +77,15 @@ func stores(t *testing.T) agree.Stores {
 		{User: readstate.User{Place: place, ID: "ann"}, Channel: "C1", Seq: 1, Rev: 3, Author: "bob"},
 		{User: readstate.User{Place: place, ID: change.MentionAll}, Channel: "C1", Seq: 2, Rev: 4, Author: "ann"},
 	}))
+	index, err := blevedb.Open(blevedb.Config{Dir: t.TempDir()})
+	must(err)
+	t.Cleanup(func() { _ = index.Close() })
+	for _, c := range changes()[1:] {
+		must(index.Put(ctx, []search.Doc{search.DocOf(ref, &c, false)}))
+	}
 	_, err = db.ReadState().Put(ctx, readstate.User{Place: place, ID: "bob"}, "C1", readstate.Mark{Seq: 1, Message: change.NewID(1, number, 1, 0)})
 	must(err)
-	return agree.Stores{Directory: rows, Log: db.Log(), History: db.History(), Events: db.Events(), Marks: db.ReadState()}
+	return agree.Stores{Directory: rows, Log: db.Log(), History: db.History(), Events: db.Events(), Marks: db.ReadState(), Index: index}
 }
 
 func TestCompare_AgreesWithWhatAgrees(t *testing.T) {
@@ -85,7 +93,7 @@ func TestCompare_AgreesWithWhatAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := agree.Counts{Workspaces: 1, Channels: 1, Changes: 4, Messages: 2, Replies: 1, Events: 5, Users: 2, Marks: 1, Mentions: 2}
+	want := agree.Counts{Workspaces: 1, Channels: 1, Changes: 4, Messages: 2, Replies: 1, Events: 5, Documents: 3, Users: 2, Marks: 1, Mentions: 2}
 	if r.Differ != 0 || r.Counts != want {
 		t.Fatalf("%+v", r)
 	}
@@ -106,6 +114,8 @@ func TestCompare_FindsWhatIsPlanted(t *testing.T) {
 		"the last event is gone":         {func(s *agree.Stores) { s.Events = lossyEvents{s.Events, 4} }, agree.InEvents},
 		"a mark names no message":        {func(s *agree.Stores) { s.Marks = otherMark{s.Marks, 1} }, agree.InReadState},
 		"a mark is above the head":       {func(s *agree.Stores) { s.Marks = otherMark{s.Marks, 9} }, agree.InReadState},
+		"a message is not found":         {func(s *agree.Stores) { s.Index = lossyIndex{s.Index} }, agree.InIndex},
+		"a message is found twice":       {func(s *agree.Stores) { s.Index = doubleIndex{s.Index} }, agree.InIndex},
 		"a mention is counted once more": {func(s *agree.Stores) { s.Marks = moreMentions{s.Marks} }, agree.InReadState},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,6 +200,23 @@ type lossyEvents struct {
 func (l lossyEvents) Read(ctx context.Context, p topology.Shard, after eventlog.Position, limit int) ([]eventlog.Event, eventlog.Position, error) {
 	es, at, err := l.Log.Read(ctx, p, after, limit)
 	return without(es, func(e eventlog.Event) bool { return e.Rev == l.rev }), at, err
+}
+
+type lossyIndex struct{ search.Index }
+
+func (x lossyIndex) Find(ctx context.Context, q search.Query) ([]search.Hit, error) {
+	hits, err := x.Index.Find(ctx, q)
+	return without(hits, func(h search.Hit) bool { return h.Seq == 2 }), err
+}
+
+type doubleIndex struct{ search.Index }
+
+func (x doubleIndex) Find(ctx context.Context, q search.Query) ([]search.Hit, error) {
+	hits, err := x.Index.Find(ctx, q)
+	if len(hits) > 0 {
+		hits = append(hits, hits[len(hits)-1])
+	}
+	return hits, err
 }
 
 type otherMark struct {

@@ -32,7 +32,10 @@ func (c *comparison) channel(ctx context.Context, ref topology.ChannelRef, m men
 	if err := c.comparePages(ctx, l); err != nil {
 		return err
 	}
-	return c.compareThreads(ctx, l)
+	if err := c.compareThreads(ctx, l); err != nil {
+		return err
+	}
+	return c.compareIndex(ctx, l)
 }
 
 // digest is a message in few bytes: its body, author, key, id and time.

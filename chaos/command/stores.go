@@ -56,8 +56,8 @@ func tellStores(cmd *cobra.Command, r agree.Report) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WORKSPACES\tCHANNELS\tCHANGES\tMESSAGES\tREPLIES\tEVENTS\tUSERS\tMARKS\tMENTIONS\tDIFFERENCES")
-	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", r.Workspaces, r.Channels, r.Changes, r.Messages, r.Replies, r.Events, r.Users, r.Marks, r.Mentions, r.Differ)
+	fmt.Fprintln(w, "WORKSPACES\tCHANNELS\tCHANGES\tMESSAGES\tREPLIES\tEVENTS\tDOCUMENTS\tUSERS\tMARKS\tMENTIONS\tDIFFERENCES")
+	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", r.Workspaces, r.Channels, r.Changes, r.Messages, r.Replies, r.Events, r.Documents, r.Users, r.Marks, r.Mentions, r.Differ)
 	for _, d := range r.Differences {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", d.Store, d.Channel, d.What)
 	}

@@ -27,5 +27,5 @@ func CompareStores(ctx context.Context, c Cell, log *slog.Logger, progress func(
 		return agree.Report{}, err
 	}
 	defer func() { err = errors.Join(err, s.closeAll()) }()
-	return agree.Compare(ctx, agree.Stores{Directory: s.rows, Log: s.messages, History: s.history, Events: s.events, Marks: s.marks}, progress)
+	return agree.Compare(ctx, agree.Stores{Directory: s.rows, Log: s.messages, History: s.history, Events: s.events, Marks: s.marks, Index: s.index}, progress)
 }
