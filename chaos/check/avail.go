@@ -20,7 +20,7 @@ func avail(r *Run, o Options, f *finding) {
 	for _, s := range r.faults {
 		acked := 0
 		for _, p := range r.posts {
-			if p.ok() && p.client.role != history.RoleControl && p.begin.AtUS >= s.begin && p.begin.AtUS <= r.until(s) {
+			if p.ok() && p.client.role != history.RoleControl && p.end.AtUS >= s.begin && p.begin.AtUS <= r.until(s) { // under way in it
 				acked++
 			}
 		}
