@@ -17,7 +17,7 @@ const shipBytesMax = 8 << 20
 // shipper sends batches of many partitions to one broker. A broker looks at a
 // connection's next request only when it has answered the last, and it answers when
 // the other replicas have the batches: so what comes while a request is under way
-// goes with the next, all together: eight times the events of a request each.
+// goes with the next, all together.
 type shipper struct {
 	t      *topic
 	broker *kgo.Broker
