@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -218,7 +219,8 @@ func (w *world) wantLog(ch topology.ChannelID, lines ...string) {
 	}
 }
 
-// run starts Run; stop ends it.
+// run starts Run; stop ends it. Time is to be a bubble's: a sweep's step is too
+// short for a slow disk otherwise.
 func (w *world) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -330,46 +332,48 @@ func TestRoster_CrashBetweenSteps(t *testing.T) {
 	} {
 		for _, next := range []string{"run", "the same call", "another call"} {
 			t.Run(name+", then "+next, func(t *testing.T) {
-				w := newWorld(t)
-				w.create("C1", "U1")
-				n := w.listen("U1", "U2", "U3")
-				breakIt(w)
-				_, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U2"}, "U1")
-				if err == nil || problem.Is(err, problem.Unavailable) {
-					t.Errorf("the call says %v, though the directory has the change", err)
-				}
-				if len(w.pending()) != 1 {
-					t.Fatalf("pending: %v", w.pending())
-				}
-				w.logs.hooks(nil, nil)
-				w.dir.set(nil)
-				w.restart()
-				lines := []string{"created[U1]", "joined[U2]"}
-				switch next {
-				case "run":
-					w.clock.add(every)
-					stop := w.run()
-					eventually(t, "the entry is done", func() bool { return len(w.pending()) == 0 })
-					stop()
-				case "the same call":
-					if _, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U2"}, "U1"); err != nil {
-						t.Fatal(err)
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					w.create("C1", "U1")
+					n := w.listen("U1", "U2", "U3")
+					breakIt(w)
+					_, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U2"}, "U1")
+					if err == nil || problem.Is(err, problem.Unavailable) {
+						t.Errorf("the call says %v, though the directory has the change", err)
 					}
-				default:
-					if rev, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U3"}, "U1"); err != nil || rev != 3 {
-						t.Fatalf("rev %d, %v", rev, err)
+					if len(w.pending()) != 1 {
+						t.Fatalf("pending: %v", w.pending())
 					}
-					lines = append(lines, "joined[U3]")
-				}
-				w.wantLog("C1", lines...)
-				if es := w.pending(); len(es) > 0 {
-					t.Errorf("pending: %v", es)
-				}
-				m, ok, err := w.dir.Member(t.Context(), place, "C1", "U2")
-				if want := (directory.Membership{Channel: "C1", JoinedSeq: 7, JoinedRev: 2}); err != nil || !ok || m != want {
-					t.Errorf("the member is %+v, %v, %v", m, ok, err)
-				}
-				eventually(t, "U2 is told", func() bool { return n.count("U2", "C1") > 0 })
+					w.logs.hooks(nil, nil)
+					w.dir.set(nil)
+					w.restart()
+					lines := []string{"created[U1]", "joined[U2]"}
+					switch next {
+					case "run":
+						w.clock.add(every)
+						stop := w.run()
+						eventually(t, "the entry is done", func() bool { return len(w.pending()) == 0 })
+						stop()
+					case "the same call":
+						if _, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U2"}, "U1"); err != nil {
+							t.Fatal(err)
+						}
+					default:
+						if rev, err := w.Add(t.Context(), place, "C1", []topology.UserID{"U3"}, "U1"); err != nil || rev != 3 {
+							t.Fatalf("rev %d, %v", rev, err)
+						}
+						lines = append(lines, "joined[U3]")
+					}
+					w.wantLog("C1", lines...)
+					if es := w.pending(); len(es) > 0 {
+						t.Errorf("pending: %v", es)
+					}
+					m, ok, err := w.dir.Member(t.Context(), place, "C1", "U2")
+					if want := (directory.Membership{Channel: "C1", JoinedSeq: 7, JoinedRev: 2}); err != nil || !ok || m != want {
+						t.Errorf("the member is %+v, %v, %v", m, ok, err)
+					}
+					eventually(t, "U2 is told", func() bool { return n.count("U2", "C1") > 0 })
+				})
 			})
 		}
 	}
@@ -378,6 +382,10 @@ func TestRoster_CrashBetweenSteps(t *testing.T) {
 // R1: adds and removes of the same users at once, with outages among them, end
 // in the log as the directory took them.
 func TestRoster_R1_LogHasTheDirectorysOrder(t *testing.T) {
+	synctest.Test(t, logHasTheDirectorysOrder)
+}
+
+func logHasTheDirectorysOrder(t *testing.T) {
 	w := newWorld(t)
 	w.create("C1", "U0")
 	var n int
@@ -403,6 +411,7 @@ func TestRoster_R1_LogHasTheDirectorysOrder(t *testing.T) {
 		wg.Go(func() {
 			u := topology.UserID(fmt.Sprintf("U%d", 1+g%2))
 			for range 15 {
+				time.Sleep(every / 4)  //nolint:forbidigo // the bubble's time
 				w.clock.add(every / 4) // Run takes some of them over
 				_, err := w.Add(t.Context(), place, "C1", []topology.UserID{u}, "U0")
 				if err == nil {
@@ -458,6 +467,10 @@ func TestRoster_R1_LogHasTheDirectorysOrder(t *testing.T) {
 // R3: a channel that refuses for good, and a workspace that is not here any more,
 // hold up nobody, and are not asked again all the time.
 func TestRoster_R3_RefusalsBlockNobody(t *testing.T) {
+	synctest.Test(t, refusalsBlockNobody)
+}
+
+func refusalsBlockNobody(t *testing.T) {
 	w := newWorld(t)
 	var asked int
 	var mu sync.Mutex

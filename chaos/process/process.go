@@ -4,6 +4,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -212,10 +214,49 @@ func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
 	return errors.Join(fmt.Errorf("%s did not end within %s of SIGTERM", p.cfg.Name, grace), p.Kill())
 }
 
-// Pause stops the process where it stands (SIGSTOP).
+// Pause stops the process where it stands (SIGSTOP), and returns when each of its
+// threads does stand: the signal alone lets those that run go on for a moment.
 func (p *Process) Pause() error {
-	_, err := p.signal(syscall.SIGSTOP, false)
-	return err
+	p.mu.Lock()
+	cmd := p.cmd
+	p.mu.Unlock()
+	done, err := p.signal(syscall.SIGSTOP, false)
+	if done == nil || err != nil {
+		return err
+	}
+	late := time.After(askMax)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !stands(cmd.Process.Pid) {
+		select {
+		case <-done:
+			return nil
+		case <-late:
+			return fmt.Errorf("%s runs on, %s after SIGSTOP", p.cfg.Name, askMax)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// stands reports whether all threads of a process are stopped. See proc(5) for
+// the state's place: after the name in parentheses, which may hold any character.
+func stands(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false
+	}
+	for _, f := range threads {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		_, after, _ := bytes.Cut(b[max(0, bytes.LastIndexByte(b, ')')):], []byte(") "))
+		if !bytes.HasPrefix(after, []byte("T")) {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 // Continue lets a paused process go on.
