@@ -37,7 +37,14 @@ const (
 )
 
 // Drills are all of them, in the order in which they are run.
-func Drills() []Drill { return append(faultsOfOurs(), faultsOfEngines()...) }
+func Drills() []Drill {
+	all := faultsOfOurs()
+	for _, d := range faultsOfEngines() {
+		d.Engines = true
+		all = append(all, d)
+	}
+	return all
+}
 
 func faultsOfOurs() []Drill { //nolint:funlen // a table
 	return []Drill{

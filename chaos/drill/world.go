@@ -283,11 +283,15 @@ func (w *world) leader(ctx context.Context) (string, error) {
 	return "", errors.New("no control node leads")
 }
 
+// slowTry is when a failed try of an operator's command is worth a line.
+const slowTry = 5 * time.Second
+
 // operate is an operator's write, repeated until it is taken; how long that took
 // counts against the drill.
 func (w *world) operate(ctx context.Context) error {
 	began := time.Now()
 	for {
+		tried := time.Now()
 		_, err := w.cli(ctx, "cell", "cordon", "us-1")
 		if err == nil {
 			_, err = w.cli(ctx, "cell", "uncordon", "us-1")
@@ -300,6 +304,9 @@ func (w *world) operate(ctx context.Context) error {
 		}
 		if time.Since(began) > startMax {
 			return err
+		}
+		if d := time.Since(tried); d > slowTry {
+			fmt.Fprintf(w.cfg.Out, "\n  a try of %s failed: %v ", d.Round(time.Millisecond), err)
 		}
 		if err := w.wait(ctx, 50*time.Millisecond); err != nil {
 			return err

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -23,6 +24,11 @@ func (n nodes) RoundTrip(r *http.Request) (*http.Response, error) {
 	at := n[r.URL.Host]
 	if at.status == 0 {
 		return nil, errors.New("the connection broke")
+	}
+	if at.status == http.StatusOK { // who refuses needs no body
+		if b, err := io.ReadAll(r.Body); err != nil || string(b) != "{}" {
+			return nil, fmt.Errorf("the body is %q, %w", b, err)
+		}
 	}
 	return &http.Response{
 		StatusCode: at.status, Header: http.Header{http.CanonicalHeaderKey(controlplane.HeaderKind): {string(at.kind)}},

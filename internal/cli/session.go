@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -168,20 +170,26 @@ type failover struct {
 
 // RoundTrip implements http.RoundTripper.
 func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
+	var sent []byte
+	stream := r.Body != nil && r.GetBody == nil // can be sent once
+	if r.Body != nil && !stream {
+		var err error
+		if sent, err = io.ReadAll(r.Body); err != nil {
+			return nil, err
+		}
+		_ = r.Body.Close() // it is read
+	}
 	var last error
 	for i, base := range f.urls {
 		req := r.Clone(r.Context())
 		scheme, host, _ := strings.Cut(strings.TrimSuffix(base, "/"), "://") // control looked at it
 		req.URL.Scheme, req.URL.Host, req.Host = scheme, host, host
-		if r.GetBody != nil {
-			body, err := r.GetBody()
-			if err != nil {
-				return nil, err
-			}
-			req.Body = body
+		if r.Body != nil && !stream { // its own: a node that answers early leaves the last one's being read
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(sent)), nil }
+			req.Body, _ = req.GetBody()
 		}
 		res, err := f.next.RoundTrip(req)
-		if err == nil && (!refused(res) || i == len(f.urls)-1) {
+		if err == nil && (!refused(res) || stream || i == len(f.urls)-1) {
 			return res, nil
 		}
 		if err == nil { // another may know a leader, or have a disk that works
@@ -189,7 +197,7 @@ func (f *failover) RoundTrip(r *http.Request) (*http.Response, error) {
 			continue
 		}
 		last = err
-		if r.GetBody == nil && r.Body != nil || !mayRepeat(r, err) { // what was sent can't be sent again
+		if stream || !mayRepeat(r, err) {
 			break
 		}
 	}
