@@ -21,10 +21,17 @@ func doc(n int) search.Doc {
 	}
 }
 
-// BenchmarkPut measures indexing beside scorch alone, which is handed documents
-// that were prepared before and looks for no versions.
+// BenchmarkPut measures indexing, in the batches of an import and of a live feed,
+// beside scorch alone, which is handed documents that were prepared before and
+// looks for no versions.
 func BenchmarkPut(b *testing.B) {
-	const batch = 1_000
+	for _, batch := range []int{1_000, 100} {
+		b.Run(fmt.Sprintf("by-%d", batch), func(b *testing.B) { putBy(b, batch) })
+	}
+}
+
+func putBy(b *testing.B, batch int) {
+	b.Helper()
 	var n int
 	next := func() []search.Doc {
 		docs := make([]search.Doc, batch)

@@ -37,9 +37,16 @@ type part struct {
 	idle  sync.WaitGroup // counts users, for Close
 }
 
+// mergeFloor is how many documents the smallest segments are taken to have when
+// scorch decides what to merge. Its own 2,000 has a small index merged whole after
+// nearly every batch; a live feed's batches are of this order.
+const mergeFloor = 128
+
 func openPart(dir string, queue *index.AnalysisQueue) (*part, error) {
 	// With unsafe_batch off a batch is on the disk, synced, when it returns.
-	made, err := scorch.NewScorch(scorch.Name, map[string]any{"path": dir, "unsafe_batch": false, "bolt_timeout": "5s"}, queue)
+	made, err := scorch.NewScorch(scorch.Name, map[string]any{
+		"path": dir, "unsafe_batch": false, "bolt_timeout": "5s", "scorchMergePlanOptions": map[string]any{"FloorSegmentSize": mergeFloor},
+	}, queue)
 	if err != nil {
 		return nil, err
 	}
