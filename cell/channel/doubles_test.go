@@ -151,9 +151,9 @@ type countedLog struct {
 	fences atomic.Int64
 }
 
-func (l *countedLog) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (l *countedLog) Fences(ctx context.Context, of ...topology.Shard) ([]msglog.Fence, error) {
 	defer l.fences.Add(1)
-	return l.Store.Fences(ctx)
+	return l.Store.Fences(ctx, of...)
 }
 
 // lossyLog is a message store that does what it is asked and loses the answer.
@@ -200,8 +200,8 @@ func (l *flakyLog) Raise(ctx context.Context, o topology.ServerID, cs []msglog.C
 	return fs, err
 }
 
-func (l *flakyLog) Fences(ctx context.Context) (fs []msglog.Fence, err error) {
-	err = l.call(func() (err error) { fs, err = l.Store.Fences(ctx); return err })
+func (l *flakyLog) Fences(ctx context.Context, of ...topology.Shard) (fs []msglog.Fence, err error) {
+	err = l.call(func() (err error) { fs, err = l.Store.Fences(ctx, of...); return err })
 	return fs, err
 }
 

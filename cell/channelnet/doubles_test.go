@@ -107,11 +107,11 @@ func (s *stoppable) Raise(ctx context.Context, o topology.ServerID, cs []msglog.
 	return s.Store.Raise(ctx, o, cs)
 }
 
-func (s *stoppable) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (s *stoppable) Fences(ctx context.Context, of ...topology.Shard) ([]msglog.Fence, error) {
 	if err := s.pass(); err != nil {
 		return nil, err
 	}
-	return s.Store.Fences(ctx)
+	return s.Store.Fences(ctx, of...)
 }
 
 func (s *stoppable) Append(ctx context.Context, sh topology.Shard, t topology.Token, w []msglog.Write) error {
