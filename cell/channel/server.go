@@ -120,6 +120,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	l.spawn(func() { s.follow(ctx, ready) })
 	l.spawn(func() { s.beaconLoop(ctx) })
+	l.spawn(func() { s.cleanLoop(ctx) })
 	<-ctx.Done()
 	s.dead.Store(failpoint.Crashed(ctx))
 	s.closeAll()
