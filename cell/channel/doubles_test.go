@@ -2,6 +2,7 @@ package channel_test
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,13 @@ func (d *people) IsMember(_ context.Context, ref topology.ChannelRef, u topology
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.members[ref][u], nil
+}
+
+func (d *people) Members(_ context.Context, ref topology.ChannelRef, most int) ([]topology.UserID, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	us := slices.Collect(maps.Keys(d.members[ref]))
+	return us, len(us) <= most, nil
 }
 
 func (d *people) UsersByName(_ context.Context, _ topology.Place, names []string) (map[string]topology.UserID, error) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -51,6 +53,13 @@ func (d *people) IsMember(_ context.Context, ref topology.ChannelRef, u topology
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.members[ref][u], nil
+}
+
+func (d *people) Members(_ context.Context, ref topology.ChannelRef, most int) ([]topology.UserID, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	us := slices.Collect(maps.Keys(d.members[ref]))
+	return us, len(us) <= most, nil
 }
 
 func (d *people) UsersByName(context.Context, topology.Place, []string) (map[string]topology.UserID, error) {
