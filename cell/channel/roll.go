@@ -26,7 +26,7 @@ const (
 	// rollFor is how long a roll is kept before it is loaded again. It is exact without
 	// that, unless somebody puts a backup of the directory in.
 	rollFor = 10 * time.Minute
-	// rollAgain is when a load that failed may be tried again.
+	// rollAgain is when a load that failed, or found no room, may be tried again.
 	rollAgain = time.Second
 	// missedMax bounds the changes of membership while one load is under way.
 	missedMax = 256
@@ -59,6 +59,7 @@ type rolls struct {
 	mu      sync.Mutex
 	known   map[topology.ChannelRef]*roll
 	size    int
+	full    time.Time           // until then there is no room for another
 	gone    map[memberID]uint64 // by which of the leaves
 	unknown uint64              // removals up to this one are not in gone
 }
@@ -70,6 +71,7 @@ type roll struct {
 	loading bool
 	missed  []moved
 	due     time.Time // of the next load
+	used    bool      // since room was last looked for
 }
 
 // moved is who came or went.
@@ -84,6 +86,7 @@ func (rs *rolls) look(ref topology.ChannelRef, u topology.UserID) (in, left bool
 	defer rs.mu.Unlock()
 	if r := rs.known[ref]; r != nil {
 		_, in = r.members[u]
+		r.used = true
 	}
 	return in, rs.gone[memberID{ref, u}] > 0
 }
@@ -164,12 +167,13 @@ func (rs *rolls) begin(ref topology.ChannelRef, now time.Time, later bool) (*rol
 	switch {
 	case r == nil && later && rs.size > rollsMax/2:
 		return nil, false
+	case r == nil && !rs.room(1, now):
+		return nil, false
 	case r == nil:
-		r = &roll{}
+		r = &roll{used: true}
 		if rs.known == nil {
 			rs.known = map[topology.ChannelRef]*roll{}
 		}
-		rs.room(1, r)
 		rs.known[ref] = r
 		rs.size++
 	case r.loading || now.Before(r.due):
@@ -187,22 +191,22 @@ func (rs *rolls) end(ref topology.ChannelRef, r *roll, us []topology.UserID, all
 		return // forgotten meanwhile
 	}
 	missed := r.missed
-	r.loading, r.missed, r.due = false, nil, now.Add(rollFor)
+	r.missed, r.due = nil, now.Add(rollFor)
+	defer func() { r.loading = false }() // until then it is not dropped to make room
 	if err != nil {
 		r.due = now.Add(rollAgain) // what there was is as exact as before
 		return
 	}
 	rs.size -= len(r.members)
 	r.members = nil
-	if !all {
-		return
+	if !all || !rs.room(len(us), now) {
+		return // each is asked for
 	}
 	r.members = make(map[topology.UserID]struct{}, len(us))
 	rs.size += r.apply(moved{in: true, us: us})
 	for _, m := range missed {
 		rs.size += r.apply(m)
 	}
-	rs.room(0, r)
 }
 
 // forget drops a channel's roll, also one that is being loaded.
@@ -212,16 +216,27 @@ func (rs *rolls) forget(ref topology.ChannelRef) {
 	rs.drop(ref)
 }
 
-// room drops any others until there is room for so many more. The lock is held.
-func (rs *rolls) room(more int, keep *roll) {
+// room makes room for so many more, if there are rolls that were not used since it was
+// last looked for. Those in use stay: two large channels would else have each other's
+// roll dropped, and theirs loaded, with every post. The lock is held.
+func (rs *rolls) room(more int, now time.Time) bool {
+	if rs.size+more > rollsMax && now.Before(rs.full) {
+		return false
+	}
 	for ref, r := range rs.known {
 		if rs.size+more <= rollsMax {
-			return
+			return true
 		}
-		if r != keep && !r.loading {
+		if !r.used && !r.loading {
 			rs.drop(ref)
 		}
+		r.used = false
 	}
+	if rs.size+more > rollsMax {
+		rs.full = now.Add(rollAgain)
+		return false
+	}
+	return true
 }
 
 // drop is forget for who holds the lock.

@@ -139,6 +139,7 @@ func TestRolls_AreBounded(t *testing.T) {
 		return due
 	}
 	for i := range 100 {
+		now = now.Add(rollAgain)
 		load(topology.ChannelID(rune('a'+i)), 500, false)
 		if rs.size > rollsMax || rs.size != rs.sizeOf() {
 			t.Fatalf("%d members in %d rolls, by their own count %d", rs.sizeOf(), len(rs.known), rs.size)
@@ -150,8 +151,33 @@ func TestRolls_AreBounded(t *testing.T) {
 	if load("other", 1, true) {
 		t.Error("a roll that nobody needs yet is loaded at the cost of others")
 	}
+	now = now.Add(rollAgain)
 	if load("z", 1, false); load("z", 1, false) {
 		t.Error("a roll is loaded twice")
+	}
+}
+
+// Three channels of which two fit, all in use: they don't take turns.
+func TestRolls_ThoseInUseStay(t *testing.T) {
+	var rs rolls
+	now := time.Unix(1e9, 0)
+	loads := 0
+	for range 50 {
+		for _, ch := range []topology.ChannelID{"C1", "C2", "C3"} {
+			ref := topology.ChannelRef{Place: rollRef.Place, Channel: ch}
+			rs.look(ref, "U1")
+			if r, due := rs.begin(ref, now, false); due {
+				loads++
+				rs.end(ref, r, users(rollMax*9/10), true, nil, now)
+			}
+		}
+		now = now.Add(rollAgain)
+	}
+	if loads > 6 {
+		t.Errorf("%d loads for three channels in use", loads)
+	}
+	if rs.size > rollsMax || rs.size != rs.sizeOf() || len(rs.known) < 2 {
+		t.Errorf("%d members in %d rolls, by their own count %d", rs.sizeOf(), len(rs.known), rs.size)
 	}
 }
 
