@@ -41,6 +41,7 @@ type DB struct {
 	now     func() time.Time
 	sizes   sizes
 	spare   bool // there is a second replica to ask a slow read of
+	hedge   hedge
 
 	mu     sync.RWMutex // held for reading by each call, for writing by Close
 	closed bool

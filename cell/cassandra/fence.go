@@ -15,6 +15,7 @@ import (
 
 const (
 	fenceRead  = `SELECT shard, tok, owner FROM fence WHERE cell = ?`
+	fenceSome  = `SELECT shard, tok, owner FROM fence WHERE cell = ? AND shard IN ?`
 	fenceFirst = `INSERT INTO fence (cell, shard, tok, owner) VALUES (?, ?, ?, ?) IF NOT EXISTS`
 	fenceRaise = `UPDATE fence SET tok = ?, owner = ? WHERE cell = ? AND shard = ? IF tok = ?`
 )
@@ -131,21 +132,33 @@ func (l *logStore) raise(ctx context.Context, owner topology.ServerID, claims []
 	return won && err == nil, err
 }
 
-// Fences reads all fence rows (clause 2): at quorum, which a Raise that returned
+// someMax shards are asked for by name. Of more, all rows are read: a name in a list
+// costs more than a row on the way.
+const someMax = 32
+
+// Fences reads fence rows (clause 2): at quorum, which a Raise that returned
 // has its batch at. One that has not may be seen or not, and that is enough: the
 // new owner reads a log only after its Raise has returned, so whoever read its own
 // token here had written before that read, and its rows are found.
-func (l *logStore) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (l *logStore) Fences(ctx context.Context, of ...topology.Shard) ([]msglog.Fence, error) {
 	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer l.db.end()
-	return l.fences(ctx, gocql.Quorum)
+	return l.fences(ctx, gocql.Quorum, of...)
 }
 
-func (l *logStore) fences(ctx context.Context, c gocql.Consistency) ([]msglog.Fence, error) {
-	rows := l.db.get(ctx, fenceRead, l.db.cell).Consistency(c).Iter()
-	fences := make([]msglog.Fence, 0, topology.Shards)
+func (l *logStore) fences(ctx context.Context, c gocql.Consistency, of ...topology.Shard) ([]msglog.Fence, error) {
+	cql, args, most := fenceRead, []any{l.db.cell}, topology.Shards
+	if n := len(of); n > 0 && n <= someMax {
+		names := make([]int, n)
+		for i, s := range of {
+			names[i] = int(s)
+		}
+		cql, args, most = fenceSome, append(args, names), n
+	}
+	rows := l.db.get(ctx, cql, args...).Consistency(c).Iter()
+	fences := make([]msglog.Fence, 0, most)
 	var (
 		shard int
 		token int64
@@ -166,7 +179,7 @@ func (l *logStore) fences(ctx context.Context, c gocql.Consistency) ([]msglog.Fe
 
 // fence is one shard's.
 func (l *logStore) fence(ctx context.Context, s topology.Shard) (msglog.Fence, error) {
-	fences, err := l.fences(ctx, gocql.Quorum)
+	fences, err := l.fences(ctx, gocql.Quorum, s)
 	for _, f := range fences {
 		if f.Shard == s {
 			return f, nil

@@ -36,7 +36,7 @@ func (d *DB) get(ctx context.Context, cql string, args ...any) *gocql.Query {
 		Idempotent(true).RetryPolicy(nextHost{}).PageSize(pageRows)
 	if d.spare {
 		// With one node the second attempt would find no host and fail the first.
-		q = q.SetSpeculativeExecutionPolicy(&gocql.SimpleSpeculativeExecution{NumAttempts: 1, TimeoutDelay: speculateAfter})
+		q = q.Observer(&d.hedge).SetSpeculativeExecutionPolicy(&gocql.SimpleSpeculativeExecution{NumAttempts: 1, TimeoutDelay: d.hedge.after()})
 	}
 	return q
 }

@@ -26,9 +26,6 @@ const (
 	// reconnectEvery a node that was lost is tried: a cell is whole again within five
 	// seconds of its quorum.
 	reconnectEvery = time.Second
-	// speculateAfter a read is asked at a second node, too: some ten times what a
-	// read takes.
-	speculateAfter = 50 * time.Millisecond
 	// secretBytesMax bounds a file with a password.
 	secretBytesMax = 4096
 )

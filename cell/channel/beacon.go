@@ -35,6 +35,21 @@ func (s *Server) beaconLoop(ctx context.Context) {
 		}
 		s.beacon()
 		s.evict()
+	}
+}
+
+// cleanLoop takes idle channels off the lists of those to recover, until ctx ends. It
+// waits for the message store, so it is no part of the beacons' loop: those go out
+// also when the store does not answer.
+func (s *Server) cleanLoop(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.BeaconEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 		for i := range s.held {
 			if sh := s.held[i].Load(); sh != nil {
 				sh.clean(ctx)

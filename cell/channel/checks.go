@@ -121,8 +121,16 @@ func (c *checks) info(ctx context.Context, ref topology.ChannelRef, fresh bool) 
 	return info, nil
 }
 
-// member refuses those who are not members: NotFound in a private channel, whose
-// being there must not show, else Denied.
+// refuse is for who is no member: NotFound of a private channel, whose being there
+// must not show, else Denied.
+func (i Info) refuse() error {
+	if i.Private {
+		return problem.New(problem.NotFound, "there is no such channel")
+	}
+	return problem.New(problem.Denied, "you are not a member of this channel")
+}
+
+// member refuses those who are not members.
 func (c *checks) member(ctx context.Context, ref topology.ChannelRef, info Info, u topology.UserID) error {
 	id, now := memberID{ref, u}, c.now()
 	c.mu.Lock()
@@ -136,10 +144,8 @@ func (c *checks) member(ctx context.Context, ref topology.ChannelRef, info Info,
 	switch {
 	case err != nil:
 		return err
-	case !ok && info.Private:
-		return problem.New(problem.NotFound, "there is no such channel")
 	case !ok:
-		return problem.New(problem.Denied, "you are not a member of this channel")
+		return info.refuse()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -145,6 +145,10 @@ type Directory interface {
 	ChannelInfo(ctx context.Context, ch topology.ChannelRef) (Info, error)
 	// IsMember reports whether the user is a member of the channel.
 	IsMember(ctx context.Context, ch topology.ChannelRef, u topology.UserID) (bool, error)
+	// Members are all members of the channel; all is false, and the list of no use, if
+	// they are more than most. It asks the directory itself: a list from memory may lack
+	// what the channel's log has already.
+	Members(ctx context.Context, ch topology.ChannelRef, most int) (us []topology.UserID, all bool, err error)
 	// UsersByName finds users of the workspace by name, and by id; who is not found is left out.
 	UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error)
 }

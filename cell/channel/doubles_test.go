@@ -2,6 +2,7 @@ package channel_test
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,13 @@ func (d *people) IsMember(_ context.Context, ref topology.ChannelRef, u topology
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.members[ref][u], nil
+}
+
+func (d *people) Members(_ context.Context, ref topology.ChannelRef, most int) ([]topology.UserID, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	us := slices.Collect(maps.Keys(d.members[ref]))
+	return us, len(us) <= most, nil
 }
 
 func (d *people) UsersByName(_ context.Context, _ topology.Place, names []string) (map[string]topology.UserID, error) {
@@ -151,9 +159,9 @@ type countedLog struct {
 	fences atomic.Int64
 }
 
-func (l *countedLog) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (l *countedLog) Fences(ctx context.Context, of ...topology.Shard) ([]msglog.Fence, error) {
 	defer l.fences.Add(1)
-	return l.Store.Fences(ctx)
+	return l.Store.Fences(ctx, of...)
 }
 
 // lossyLog is a message store that does what it is asked and loses the answer.
@@ -200,8 +208,8 @@ func (l *flakyLog) Raise(ctx context.Context, o topology.ServerID, cs []msglog.C
 	return fs, err
 }
 
-func (l *flakyLog) Fences(ctx context.Context) (fs []msglog.Fence, err error) {
-	err = l.call(func() (err error) { fs, err = l.Store.Fences(ctx); return err })
+func (l *flakyLog) Fences(ctx context.Context, of ...topology.Shard) (fs []msglog.Fence, err error) {
+	err = l.call(func() (err error) { fs, err = l.Store.Fences(ctx, of...); return err })
 	return fs, err
 }
 

@@ -87,6 +87,7 @@ func (w *enrolling) number(ctx context.Context, d *draft) (reply, bool, error) {
 	if w.Kind == change.Created && d.head.Rev > 0 {
 		return w.createdBefore(ctx, d)
 	}
+	d.room.sh.rolls.numbered(w.Channel, w.Kind, w.Subjects)
 	c := change.Change{Kind: w.Kind, Author: w.Author, ClientMsgID: w.key.key, Subjects: w.Subjects}
 	return reply{change: d.add(c, 0, 0, 0, 0)}, true, nil
 }

@@ -38,7 +38,8 @@ func (s *Server) post(ctx context.Context, p Post) (change.Change, error) {
 	if err != nil {
 		return change.Change{}, err
 	}
-	info, err := s.admit(ctx, p)
+	leaves := sh.rolls.leaves.Load()
+	info, err := s.admit(ctx, sh, p)
 	if err != nil {
 		return change.Change{}, err
 	}
@@ -54,7 +55,7 @@ func (s *Server) post(ctx context.Context, p Post) (change.Change, error) {
 		return change.Change{}, err
 	}
 	defer sh.leave(r)
-	w := &posting{Post: p, info: info, mentions: mentions, key: keyID{p.Author, p.Key}, hash: history.HashBody(p.Root, p.Text)}
+	w := &posting{Post: p, info: info, leaves: leaves, mentions: mentions, key: keyID{p.Author, p.Key}, hash: history.HashBody(p.Root, p.Text)}
 	if w.known, err = r.lookBack(ctx, w.key, s.now()); err != nil {
 		return change.Change{}, err
 	}
@@ -102,7 +103,7 @@ func checkKey(key string) error {
 }
 
 // admit lets those post who may.
-func (s *Server) admit(ctx context.Context, p Post) (Info, error) {
+func (s *Server) admit(ctx context.Context, sh *shard, p Post) (Info, error) {
 	if err := s.checks.open(ctx, p.Channel.Place); err != nil {
 		return Info{}, err
 	}
@@ -113,7 +114,7 @@ func (s *Server) admit(ctx context.Context, p Post) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	if err := s.checks.member(ctx, p.Channel, info, p.Author); err != nil {
+	if err := sh.member(ctx, p.Channel, info, p.Author); err != nil {
 		return Info{}, err
 	}
 	if info.Importing {
@@ -153,6 +154,7 @@ func (s *Server) mentions(ctx context.Context, p Post) ([]topology.UserID, error
 type posting struct {
 	Post
 	info     Info
+	leaves   uint64 // of the shard, when it was let in
 	mentions []topology.UserID
 	key      keyID
 	hash     [16]byte
@@ -201,6 +203,9 @@ func (w *posting) number(ctx context.Context, d *draft) (reply, bool, error) {
 			first, err := w.again(*c)
 			return reply{change: first}, pending, err
 		}
+	}
+	if err := d.room.sh.stillIn(w.Channel, w.info, w.Author, w.leaves); err != nil {
+		return reply{}, false, err
 	}
 	c := change.Change{Kind: change.Message, Author: w.Author, ClientMsgID: w.Key, Text: w.Text, Mentions: w.mentions}
 	var n topology.Seq

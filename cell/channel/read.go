@@ -38,6 +38,7 @@ func (s *Server) Heads(ctx context.Context, chs []topology.ChannelRef) ([]OwnedH
 		if sh == nil {
 			continue
 		}
+		sh.rollSoon(ch, true) // who follows it may want to post
 		h, err := sh.headOf(ctx, ch, proven)
 		switch {
 		case err == nil:

@@ -100,6 +100,9 @@ func (sh *shard) open(r *room) {
 		sh.abandon(r, sh.refuse(err))
 		return
 	}
+	if movesMembers(changes) {
+		sh.rolls.forget(r.ref)
+	}
 	if tap := sh.s.deps.Tap; tap != nil {
 		tap(r.ref, sh.token, changes, true)
 	}

@@ -16,7 +16,7 @@ import (
 // Server is one channel server, a Peer: its methods take and give values only, so
 // that a network may come between it and the Cluster that calls it.
 //
-// Lock order: Server.mu, shard.mu, room.mu, Cluster.mu. No lock is held during
+// Lock order: Server.mu, shard.mu, room.mu, Cluster.mu; rolls.mu last of all. No lock is held during
 // a call to a store, the directory or the bus.
 type Server struct {
 	cfg     Config
@@ -35,6 +35,8 @@ type Server struct {
 	eased signal        // derived work was done
 	rooms atomic.Int64  // open channels
 	dead  atomic.Bool   // fell dead in a drill: it tells nobody
+
+	rollsWanted chan rollWanted
 
 	telling sync.Mutex // held while beacons are sent; taken before all others
 
@@ -86,7 +88,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg: cfg, deps: deps, now: deps.Now, log: deps.Logger.With("server", cfg.ID), metrics: newMetrics(cfg.ID),
 		checks: newChecks(deps.Directory, cfg.CheckTTL, deps.Now), quotas: newQuotas(cfg.PostsPerS, cfg.PostsBurst),
 		wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1),
-		freed: map[topology.Shard]topology.Token{},
+		freed: map[topology.Shard]topology.Token{}, rollsWanted: make(chan rollWanted, rollQueue),
 	}
 	if deps.Peers != nil {
 		s.peers.Store(deps.Peers)
@@ -120,6 +122,8 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	l.spawn(func() { s.follow(ctx, ready) })
 	l.spawn(func() { s.beaconLoop(ctx) })
+	l.spawn(func() { s.cleanLoop(ctx) })
+	l.spawn(func() { s.loadRolls(ctx) })
 	<-ctx.Done()
 	s.dead.Store(failpoint.Crashed(ctx))
 	s.closeAll()

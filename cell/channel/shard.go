@@ -29,6 +29,7 @@ type shard struct {
 	id    topology.Shard
 	token topology.Token
 	hold  *msglog.Hold
+	rolls rolls
 
 	ctx    context.Context //nolint:containedctx // ends when the shard is lost: the worker's and the tailer's, not a caller's
 	cancel context.CancelFunc

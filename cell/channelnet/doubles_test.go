@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -51,6 +53,13 @@ func (d *people) IsMember(_ context.Context, ref topology.ChannelRef, u topology
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.members[ref][u], nil
+}
+
+func (d *people) Members(_ context.Context, ref topology.ChannelRef, most int) ([]topology.UserID, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	us := slices.Collect(maps.Keys(d.members[ref]))
+	return us, len(us) <= most, nil
 }
 
 func (d *people) UsersByName(context.Context, topology.Place, []string) (map[string]topology.UserID, error) {
@@ -107,11 +116,11 @@ func (s *stoppable) Raise(ctx context.Context, o topology.ServerID, cs []msglog.
 	return s.Store.Raise(ctx, o, cs)
 }
 
-func (s *stoppable) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (s *stoppable) Fences(ctx context.Context, of ...topology.Shard) ([]msglog.Fence, error) {
 	if err := s.pass(); err != nil {
 		return nil, err
 	}
-	return s.Store.Fences(ctx)
+	return s.Store.Fences(ctx, of...)
 }
 
 func (s *stoppable) Append(ctx context.Context, sh topology.Shard, t topology.Token, w []msglog.Write) error {

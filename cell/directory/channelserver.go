@@ -13,6 +13,7 @@ type Rows interface {
 	Workspace(ctx context.Context, ws topology.WorkspaceID) (Workspace, error)
 	Channel(ctx context.Context, p topology.Place, ch topology.ChannelID) (Channel, error)
 	Member(ctx context.Context, p topology.Place, ch topology.ChannelID, u topology.UserID) (Membership, bool, error)
+	Members(ctx context.Context, p topology.Place, ch topology.ChannelID, after topology.UserID, limit int) ([]topology.UserID, error)
 	UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error)
 }
 
@@ -55,4 +56,12 @@ func (f forChannels) IsMember(ctx context.Context, ch topology.ChannelRef, u top
 	}
 	_, ok, err := f.Member(ctx, ch.Place, ch.Channel, u)
 	return ok, err
+}
+
+// Members are the channel's members. No cache keeps them.
+func (f forChannels) Members(ctx context.Context, ch topology.ChannelRef, most int) (us []topology.UserID, all bool, err error) {
+	if us, err = f.Rows.Members(ctx, ch.Place, ch.Channel, "", most+1); err != nil || len(us) > most {
+		return nil, false, err
+	}
+	return us, true, nil
 }

@@ -30,9 +30,9 @@ func (s *brokenStore) Append(ctx context.Context, sh topology.Shard, t topology.
 }
 
 // Fences implements Store.
-func (s *brokenStore) Fences(ctx context.Context) ([]Fence, error) {
+func (s *brokenStore) Fences(ctx context.Context, of ...topology.Shard) ([]Fence, error) {
 	if err := failpoint.At(ctx, failpoint.ChannelConfirm, s.of); err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "the fence rows can't be read")
 	}
-	return s.Store.Fences(ctx)
+	return s.Store.Fences(ctx, of...)
 }

@@ -85,7 +85,7 @@ func (h *Hold) Confirm(ctx context.Context) error {
 func (h *Hold) check(ctx context.Context) error {
 	var fences []Fence
 	err := h.log.repeat(ctx, func() (err error) {
-		fences, err = h.log.confirm.fences(ctx, h.log.Fences)
+		fences, err = h.log.confirm.fences(ctx, h.shard, h.log.Fences)
 		return err
 	})
 	if err != nil {

@@ -81,9 +81,10 @@ func newLog(s Store, owner topology.ServerID, o options) *Log {
 	}
 }
 
-// Fences reads all fence rows, and closes the holds that it shows to be lost.
-func (l *Log) Fences(ctx context.Context) ([]Fence, error) {
-	fences, err := l.store.Fences(ctx)
+// Fences reads fence rows, all if no shard is named, and closes the holds that it
+// shows to be lost.
+func (l *Log) Fences(ctx context.Context, of ...topology.Shard) ([]Fence, error) {
+	fences, err := l.store.Fences(ctx, of...)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func (d *double) steal(s topology.Shard) {
 	d.fences[s] = msglog.Fence{Shard: s, Token: d.fences[s].Token + 1, Owner: "thief"}
 }
 
-func (d *double) Fences(ctx context.Context) ([]msglog.Fence, error) {
+func (d *double) Fences(ctx context.Context, _ ...topology.Shard) ([]msglog.Fence, error) {
 	d.mu.Lock()
 	d.reads++
 	n := d.reads

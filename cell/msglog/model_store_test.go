@@ -68,7 +68,7 @@ func (s *modelStore) Raise(_ context.Context, owner topology.ServerID, claims []
 	return []Fence{m.fence}, nil
 }
 
-func (s *modelStore) Fences(context.Context) ([]Fence, error) {
+func (s *modelStore) Fences(context.Context, ...topology.Shard) ([]Fence, error) {
 	if err := s.turn(); err != nil {
 		return nil, err
 	}

@@ -63,8 +63,9 @@ type Seal struct {
 //     claim; all or nothing per claim, in an order that all callers agree on. It
 //     returns the fences as they are now, in the order of the claims; a claim was
 //     won if its Token is From+1 and its Owner the caller.
-//  2. Fences reads all fence rows with a result not older than the last Raise
-//     that returned before it began.
+//  2. Fences reads the fence rows of some shards, all of them if none is named, with
+//     a result not older than the last Raise that returned before it began. Others may
+//     be among them; a shard without a row has none that was ever raised.
 //  3. Append stores rows durably before it returns nil. It may refuse with kind
 //     Fenced when it can see that token is not the shard's present one, but need
 //     not: the caller reads the fence afterwards. A row never replaces one with
@@ -84,7 +85,7 @@ type Seal struct {
 //     that is no longer the shard's present one (token) changes nothing.
 type Store interface {
 	Raise(ctx context.Context, owner topology.ServerID, claims []Claim) ([]Fence, error)
-	Fences(ctx context.Context) ([]Fence, error)
+	Fences(ctx context.Context, of ...topology.Shard) ([]Fence, error)
 	Append(ctx context.Context, s topology.Shard, t topology.Token, writes []Write) error
 	Tail(ctx context.Context, ch topology.ChannelRef, from topology.Rev, limit int) ([]Row, error)
 	Repair(ctx context.Context, s topology.Shard, t topology.Token, seals []Seal) error

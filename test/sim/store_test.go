@@ -57,7 +57,7 @@ func (s *weakStore) Raise(_ context.Context, owner topology.ServerID, claims []m
 	return out, nil
 }
 
-func (s *weakStore) Fences(context.Context) ([]msglog.Fence, error) {
+func (s *weakStore) Fences(context.Context, ...topology.Shard) ([]msglog.Fence, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Values(s.fences)), nil

@@ -90,6 +90,25 @@ func raiseOutlivesACrash(t *testing.T, in Instance) {
 	}
 }
 
+// named is how a shard's fence is asked for the nth time: among all, by itself, or with
+// others, of which many were never raised.
+func named(sh topology.Shard, nth topology.Token) []topology.Shard {
+	switch nth % 4 {
+	case 0:
+		return nil
+	case 1:
+		return []topology.Shard{sh}
+	case 2:
+		return []topology.Shard{topology.Shards - 1, sh, (sh + 1) % 4}
+	default:
+		many := make([]topology.Shard, topology.Shards)
+		for i := range many {
+			many[i] = topology.Shard(i)
+		}
+		return many
+	}
+}
+
 func fencesSeeEveryRaise(t *testing.T, in Instance) {
 	t.Helper()
 	s, ctx := in.Store(), testContext(t)
@@ -104,7 +123,7 @@ func fencesSeeEveryRaise(t *testing.T, in Instance) {
 					t.Errorf("Raise: %v", err)
 					return
 				}
-				fs, err := s.Fences(ctx)
+				fs, err := s.Fences(ctx, named(sh, from)...)
 				i := slices.IndexFunc(fs, func(f msglog.Fence) bool { return f.Shard == sh })
 				if err != nil || i < 0 || fs[i].Token != from+1 {
 					t.Errorf("shard %d was raised to %d, Fences says %v, %v", sh, from+1, fs, err)

@@ -341,9 +341,9 @@ func (v *victim) Raise(ctx context.Context, owner topology.ServerID, claims []ms
 	return fs, err
 }
 
-func (v *victim) Fences(ctx context.Context) (fs []msglog.Fence, err error) {
+func (v *victim) Fences(ctx context.Context, of ...topology.Shard) (fs []msglog.Fence, err error) {
 	err = v.call("Fences", func() error {
-		fs, err = v.Store.Fences(detached(ctx))
+		fs, err = v.Store.Fences(detached(ctx), of...)
 		return err
 	})
 	return fs, err
