@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gocql/gocql"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"parley/internal/problem"
 )
@@ -33,8 +34,11 @@ const (
 	secretBytesMax = 4096
 )
 
-// options are what the tests change: never set outside of them.
+// options are where metrics go, and what the tests change: that is never set outside
+// of them.
 type options struct {
+	metrics prometheus.Registerer // nil = nowhere
+
 	sizes  sizes
 	dialer gocql.Dialer
 	now    func() time.Time

@@ -98,7 +98,7 @@ func (o *opening) openCassandra(ctx context.Context) error {
 	if !o.c.Stores.cassandra() {
 		return nil
 	}
-	db, err := cassandra.Open(ctx, o.c.Stores.Cassandra, o.c.ID, o.log)
+	db, err := cassandra.Open(ctx, o.c.Stores.Cassandra, o.c.ID, o.log, o.metrics.of("cassandra"))
 	if err != nil {
 		return under("stores.cassandra", err)
 	}
