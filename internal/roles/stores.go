@@ -57,6 +57,9 @@ func (c Cell) openStores(ctx context.Context, log *slog.Logger, metrics *metricS
 			err = errors.Join(err, o.closeAll())
 		}
 	}()
+	if err := c.readyEngines(ctx, log); err != nil {
+		return nil, err
+	}
 	for _, open := range []func(context.Context) error{o.openEmbedded, o.openKafka, o.openCassandra, o.openRedis, o.openDirectory, o.openIndex} {
 		if err := open(ctx); err != nil {
 			return nil, err
