@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 
@@ -58,12 +60,10 @@ func checkEndpoint(ctx context.Context, endpoint string, conf *tls.Config) error
 	said, err := client.Status(ctx, endpoint)
 	switch {
 	case err == nil:
-	case strings.Contains(err.Error(), "remote error: tls:"):
-		return problem.Wrap(err, problem.Unauthentic, "etcd at %s: refuses this role's certificate; its --trusted-ca-file must be the ca.pem of cert_dir", endpoint)
-	case status.Code(err) == codes.Unimplemented, strings.Contains(err.Error(), "server preface"), strings.Contains(err.Error(), "frame"), strings.Contains(err.Error(), "unexpected HTTP status"):
+	case status.Code(err) == codes.Unimplemented:
 		return problem.Wrap(err, problem.Invalid, "etcd at %s: what answers is not etcd; name its client port", endpoint)
 	default:
-		return problem.Wrap(err, problem.Unavailable, "etcd at %s: takes the connection and does not answer; is it etcd's client port, and has its cluster a quorum?", endpoint)
+		return problem.Wrap(err, problem.Unavailable, "etcd at %s: does not say how it is; has its cluster a quorum?", endpoint)
 	}
 	if older(said.Version, versionLeast) {
 		return problem.New(problem.Unsupported, "etcd at %s: is version %s; %s or later is needed", endpoint, said.Version, versionLeast)
@@ -93,18 +93,19 @@ func shake(ctx context.Context, endpoint string, conf *tls.Config) error {
 	}
 	defer func() { _ = c.Close() }() // it has said what it was asked
 	if conf == nil {
-		return nil
+		return greet(ctx, c, endpoint)
 	}
 	conf = conf.Clone()
 	conf.NextProtos = []string{"h2"}
 	if conf.ServerName == "" {
 		conf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	err = tls.Client(c, conf).HandshakeContext(ctx)
+	secure := tls.Client(c, conf)
+	err = secure.HandshakeContext(ctx)
 	var ours *problem.Error
 	switch {
 	case err == nil:
-		return nil
+		return greet(ctx, secure, endpoint)
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return problem.Wrap(err, problem.Invalid, "etcd at %s: what answers speaks no TLS; name etcd's client port, and run it with --cert-file and --client-cert-auth", endpoint)
 	case errors.As(err, &ours):
@@ -113,6 +114,34 @@ func shake(ctx context.Context, endpoint string, conf *tls.Config) error {
 		return problem.Wrap(err, problem.Unavailable, "etcd at %s: takes the connection and does not answer; does it hang, or is it something else?", endpoint)
 	default:
 		return problem.Wrap(err, problem.Invalid, "etcd at %s: no TLS with it (%v); is it etcd's client port?", endpoint, err)
+	}
+}
+
+// greet begins HTTP/2, as etcd speaks it. A server judges our certificate only after
+// the handshake, and says so in place of its own beginning.
+func greet(ctx context.Context, c net.Conn, endpoint string) error {
+	if until, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(until); err != nil {
+			return problem.Wrap(err, problem.Internal, "etcd at %s: the connection takes no deadline", endpoint)
+		}
+	}
+	const preface, settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 4
+	frame := [9]byte{3: settings} // an empty one
+	_, err := c.Write(append([]byte(preface), frame[:]...))
+	if err == nil {
+		_, err = io.ReadFull(c, frame[:])
+	}
+	switch {
+	case err == nil && frame[3] == settings:
+		return nil
+	case err == nil:
+		return problem.New(problem.Invalid, "etcd at %s: what answers is not etcd; name its client port", endpoint)
+	case strings.Contains(err.Error(), "remote error: tls:"):
+		return problem.Wrap(err, problem.Unauthentic, "etcd at %s: refuses this role's certificate (%v); its --trusted-ca-file must be the ca.pem of cert_dir", endpoint, err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return problem.Wrap(err, problem.Unavailable, "etcd at %s: takes the connection and does not answer; does it hang, or is it something else?", endpoint)
+	default:
+		return problem.Wrap(err, problem.Invalid, "etcd at %s: hangs up; is it etcd's client port, and does it want a certificate?", endpoint)
 	}
 }
 

@@ -100,7 +100,8 @@ func (e *engines) connect() {
 	e.must(portErr)
 	e.cql, err = cl.CreateSession()
 	e.must(err)
-	client, err := kgo.NewClient(kgo.SeedBrokers(e.kafka))
+	// Without a short age, what was not there a moment ago is not asked for again.
+	client, err := kgo.NewClient(kgo.SeedBrokers(e.kafka), kgo.MetadataMinAge(10*time.Millisecond))
 	e.must(err)
 	e.adm = kadm.NewClient(client)
 	e.keys = redis.NewClient(&redis.Options{Addr: e.redis})
