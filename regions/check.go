@@ -113,7 +113,7 @@ func shake(ctx context.Context, endpoint string, conf *tls.Config) error {
 	case ctx.Err() != nil:
 		return problem.Wrap(err, problem.Unavailable, "etcd at %s: takes the connection and does not answer; does it hang, or is it something else?", endpoint)
 	default:
-		return problem.Wrap(err, problem.Invalid, "etcd at %s: no TLS with it (%v); is it etcd's client port?", endpoint, err)
+		return problem.Wrap(err, problem.Invalid, "etcd at %s: no TLS with it (%v); is it etcd's client port, and does that speak TLS?", endpoint, err)
 	}
 }
 

@@ -37,7 +37,7 @@ func TestCheck_SaysWhatAnswers(t *testing.T) {
 		"nobody":                     {"127.0.0.1:1", ours, true, "can't be reached"},
 		"silence":                    {answering(t, ""), ours, true, "does not answer"},
 		"garbage":                    {answering(t, "HTTP/1.1 400 Bad Request\r\n\r\n"), ours, false, "speaks no TLS"},
-		"without TLS":                {plain.conf.ClientAddr, ours, false, "speaks no TLS"},
+		"without TLS":                {plain.conf.ClientAddr, ours, false, "no TLS with it"},
 		"another authority":          {at, other.issue(t, pki.RoleGateway).Client(pki.RoleEtcd), false, "not from our authority"},
 		"not an etcd's certificate":  {at, ca.issue(t, pki.RoleGateway).Client(pki.RoleEdge), false, "expected"},
 		"a certificate of another's": {at, mixed(ours, other.issue(t, pki.RoleGateway).Client(pki.RoleEtcd)), false, "refuses this role's certificate"},

@@ -88,7 +88,9 @@ func handshake(t *testing.T, server *tls.Config, files credential.Files, name st
 	c := tls.Client(b, conf)
 	_, err = c.Read(make([]byte, 1)) // the client's certificate is judged after its handshake
 	_ = b.Close()
-	<-served
+	if served := <-served; err == nil {
+		err = served
+	}
 	return err
 }
 

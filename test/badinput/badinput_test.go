@@ -5,6 +5,7 @@ package badinput_test
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -114,7 +115,7 @@ func (e *engines) wrongSecrets(t *testing.T, faults map[string]fault) {
 	e.must(err)
 	strangeDir := t.TempDir()
 	e.must(strange.Write(strangeDir))
-	for name, f := range map[string]fault{
+	maps.Copy(faults, map[string]fault{
 		"redis, a wrong password": {section: "redis", value: e.cell["redis"] + ", username: " + e.name + ", password_file: " + wrong, want: []string{e.redis, "password_file"}},
 		"redis, a user that may not": {
 			section: "redis", value: e.cell["redis"] + ", username: " + e.name + "2, password_file: " + wrong, want: []string{e.redis, "may not", "give it"},
@@ -137,9 +138,7 @@ func (e *engines) wrongSecrets(t *testing.T, faults map[string]fault) {
 		"etcd, another authority":    {section: "cert_dir", value: strangeDir, want: []string{e.cell["etcd"], "authority"}},
 		"cert_dir, nothing there":    {section: "cert_dir", value: "/nowhere", want: []string{"/nowhere/ca.pem"}},
 		"elasticsearch, no CA there": {section: "elasticsearch", value: e.cell["elasticsearch"] + ", ca_file: /nowhere", want: []string{"ca_file", "/nowhere"}},
-	} {
-		faults[name] = f
-	}
+	})
 }
 
 // wrongStores are engines that hold what this release can't use.
@@ -150,7 +149,7 @@ func (e *engines) wrongStores(faults map[string]fault) {
 			e.ask(e.t.Context(), http.MethodPut, "/"+e.name+"-2020q1-000001", `{"mappings":{"_meta":`+meta+`}}`)
 		}
 	}
-	for name, f := range map[string]fault{
+	maps.Copy(faults, map[string]fault{
 		"cassandra, a schema of the future": {section: "cassandra", leaves: true, want: []string{"version 99", "later"}, do: func() {
 			e.cqlExec(keyspace)
 			e.cqlExec("CREATE TABLE " + e.name + ".schema_version (step int PRIMARY KEY, name text, made timestamp)")
@@ -176,9 +175,7 @@ func (e *engines) wrongStores(faults map[string]fault) {
 		"postgres, no such database":            {section: "postgres", value: strings.Replace(e.cell["postgres"], "/parley?", "/nothing?", 1), want: []string{e.postgres.Host, "CREATE DATABASE"}},
 		"elasticsearch, a foreign mapping":      {section: "elasticsearch", do: index(`{}`), want: []string{e.name + "-2020q1-000001", "not ours", "another prefix"}},
 		"elasticsearch, a schema of the future": {section: "elasticsearch", do: index(`{"parley_search_schema":9}`), want: []string{"schema 9", "newer release"}},
-	} {
-		faults[name] = f
-	}
+	})
 }
 
 // TestBadInput: whatever is wrong with one engine, the check and the start say so in
@@ -208,7 +205,7 @@ func TestBadInput(t *testing.T) {
 				wantSaid(t, f, parley(t.Context(), args...), args)
 			}
 			for engine, made := range e.traces() {
-				if made && !(f.leaves && engine == f.section) {
+				if made && (!f.leaves || engine != f.section) {
 					t.Errorf("something was made in %s", engine)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,10 +62,7 @@ func parley(ctx context.Context, args ...string) ran {
 type cell map[string]string
 
 func (c cell) with(name, value string) cell {
-	out := cell{}
-	for k, v := range c {
-		out[k] = v
-	}
+	out := maps.Clone(c)
 	out[name] = value
 	return out
 }
