@@ -28,7 +28,7 @@ const (
 func benchDB(b *testing.B) (cassandra.Config, *cassandra.DB) {
 	b.Helper()
 	cfg := keyspace(b)
-	db, err := cassandra.Open(b.Context(), cfg, "eu-1", nil)
+	db, err := cassandra.Open(b.Context(), cfg, "eu-1", nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gocql/gocql"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"parley/cell/history"
 	"parley/cell/msglog"
@@ -36,6 +37,7 @@ const bucketRows = 4096
 // goroutines at once.
 type DB struct {
 	session *gocql.Session
+	metrics *metrics
 	cell    string
 	log     *slog.Logger
 	now     func() time.Time
@@ -51,14 +53,14 @@ type DB struct {
 	trimmer  *trimmer
 }
 
-// Open checks the cluster as Check does, makes the keyspace and the tables that
-// are missing, and returns a store that serves. cell names the fences and lists of
-// this cell in the keyspace. Nothing is left running after an error.
-func Open(ctx context.Context, cfg Config, cell topology.CellID, log *slog.Logger) (*DB, error) {
+// Open asks what Ready asks, makes the keyspace and the tables that are missing,
+// and returns a store that serves. cell names the fences and lists of this cell in
+// the keyspace. log and reg may be nil. Nothing is left running after an error.
+func Open(ctx context.Context, cfg Config, cell topology.CellID, log *slog.Logger, reg prometheus.Registerer) (*DB, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	o := options{}
+	o := options{metrics: reg}
 	notes, err := inspect(ctx, cfg, o, log)
 	if err != nil {
 		return nil, err
@@ -82,11 +84,17 @@ func connect(ctx context.Context, cfg Config, o options, cell topology.CellID, l
 		return nil, err
 	}
 	cl.Keyspace = cfg.Keyspace
+	m := newMetrics(o.metrics)
+	cl.QueryObserver, cl.BatchObserver, cl.ConnectObserver = m, m, m
+	if err := m.register(); err != nil {
+		return nil, err
+	}
 	s, err := dial(ctx, cl)
 	if err != nil {
+		m.unregister()
 		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: no session with keyspace %s at %v", cfg.Keyspace, cfg.Hosts)
 	}
-	d := &DB{session: s, cell: string(cell), log: log, now: o.now, sizes: o.sizes, spare: cfg.Replication > 1}
+	d := &DB{session: s, metrics: m, cell: string(cell), log: log, now: o.now, sizes: o.sizes, spare: cfg.Replication > 1}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -115,6 +123,7 @@ func (d *DB) Close() error {
 	d.closed = true
 	d.trimmer.stop()
 	d.session.Close()
+	d.metrics.unregister()
 	return nil
 }
 

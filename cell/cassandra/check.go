@@ -37,8 +37,14 @@ func Inspect(ctx context.Context, cfg Config) (notes []string, err error) {
 	return f.notes, errors.Join(append(f.away, f.faults...)...)
 }
 
-// inspect is what Open asks: a node that is away is no reason not to start while
-// another answers.
+// Ready is what Open asks first: as Check, but a node that is away is no reason not
+// to start while another answers.
+func Ready(ctx context.Context, cfg Config) error {
+	_, err := inspect(ctx, cfg, options{}, slog.New(slog.DiscardHandler))
+	return err
+}
+
+// inspect is Ready, and says besides what deserves a look.
 func inspect(ctx context.Context, cfg Config, o options, log *slog.Logger) (notes []string, err error) {
 	f := look(ctx, cfg, o, log)
 	if !f.reached {

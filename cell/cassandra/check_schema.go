@@ -140,6 +140,25 @@ func (f *findings) tables(ctx context.Context, cfg Config, s *gocql.Session) {
 	f.schema(ctx, cfg, s, there)
 }
 
+// foreign says whether a keyspace has tables of our names that we have not made:
+// every migration begins with the lock's.
+func (f *findings) foreign(keyspace string, there map[string]bool) bool {
+	if there["schema_lock"] || there["schema_version"] {
+		return false
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(tables())) {
+		if there[name] {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return false
+	}
+	f.fault("keyspace %s has a table %s that Parley has not made: name a keyspace of the cell's own", keyspace, strings.Join(names, ", "))
+	return true
+}
+
 // schema compares what was made with what this release knows.
 func (f *findings) schema(ctx context.Context, cfg Config, s *gocql.Session, there map[string]bool) {
 	all, err := steps()
@@ -148,6 +167,9 @@ func (f *findings) schema(ctx context.Context, cfg Config, s *gocql.Session, the
 		return
 	}
 	have := 0
+	if f.foreign(cfg.Keyspace, there) {
+		return
+	}
 	if there["schema_version"] {
 		if have, err = readVersion(ctx, s, cfg.Keyspace); err != nil {
 			// Another process may be making it: who opens the store waits for that.

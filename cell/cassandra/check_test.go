@@ -130,7 +130,7 @@ func TestCheck_SaysWhatAnswers(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("Check: %v; want %q in it", err, c.want)
 			}
-			if db, err := cassandra.Open(ctx, cfg, "eu-1", nil); err == nil || db != nil || !strings.Contains(err.Error(), c.want) {
+			if db, err := cassandra.Open(ctx, cfg, "eu-1", nil, nil); err == nil || db != nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("Open: %v, %v", db, err)
 			}
 			if bytes.Contains([]byte(err.Error()), []byte("wrong")) {

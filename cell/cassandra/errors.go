@@ -21,7 +21,7 @@ const attemptsMax = 3
 
 // nextHost tries a request at another node when the first could not do it. Only
 // for what may be done twice: reads, and writes that carry their own time.
-type nextHost struct{}
+type nextHost struct{ metrics *metrics }
 
 // Attempt says whether there is another try.
 func (nextHost) Attempt(q gocql.RetryableQuery) bool {
@@ -29,10 +29,11 @@ func (nextHost) Attempt(q gocql.RetryableQuery) bool {
 }
 
 // GetRetryType says where: not at all when any node would answer the same.
-func (nextHost) GetRetryType(err error) gocql.RetryType {
+func (h nextHost) GetRetryType(err error) gocql.RetryType {
 	if refused(err) {
 		return gocql.Rethrow
 	}
+	h.metrics.repeats.WithLabelValues("failed").Inc()
 	return gocql.RetryNextHost
 }
 

@@ -65,7 +65,7 @@ func keyspace(tb testing.TB) cassandra.Config {
 func makeKeyspace(tb testing.TB, cfg cassandra.Config) {
 	tb.Helper()
 	dropAtEnd(tb, cfg)
-	db, err := cassandra.Open(tb.Context(), cfg, "cell", nil)
+	db, err := cassandra.Open(tb.Context(), cfg, "cell", nil, nil)
 	if err != nil {
 		tb.Fatalf("Open: %v", err)
 	}

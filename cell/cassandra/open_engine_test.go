@@ -17,7 +17,7 @@ import (
 
 func openTest(t *testing.T, cfg cassandra.Config) *cassandra.DB {
 	t.Helper()
-	db, err := cassandra.Open(t.Context(), cfg, "eu-1", nil)
+	db, err := cassandra.Open(t.Context(), cfg, "eu-1", nil, nil)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -45,7 +45,7 @@ func TestCassandra_Open_FirstStartsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 			defer cancel()
-			db, err := cassandra.Open(ctx, cfg, "eu-1", nil)
+			db, err := cassandra.Open(ctx, cfg, "eu-1", nil, nil)
 			if err != nil {
 				t.Errorf("process %d: %v", i, err)
 				return
@@ -150,7 +150,7 @@ func TestCassandra_Check_NamesWhatIsWrong(t *testing.T) {
 		if err := cassandra.Check(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: Check says %v; want %q in it", c.name, err, want)
 		}
-		opened, err := cassandra.Open(t.Context(), wrong, "eu-1", nil)
+		opened, err := cassandra.Open(t.Context(), wrong, "eu-1", nil, nil)
 		if err == nil || problem.KindOf(err) != c.kind {
 			t.Errorf("%s: Open: %v; want kind %s", c.name, err, c.kind)
 		}

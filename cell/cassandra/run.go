@@ -33,7 +33,7 @@ type mutation []stmt
 // it began.
 func (d *DB) get(ctx context.Context, cql string, args ...any) *gocql.Query {
 	q := d.session.Query(cql, args...).WithContext(ctx).Consistency(gocql.Quorum).
-		Idempotent(true).RetryPolicy(nextHost{}).PageSize(pageRows)
+		Idempotent(true).RetryPolicy(nextHost{d.metrics}).PageSize(pageRows)
 	if d.spare {
 		// With one node the second attempt would find no host and fail the first.
 		q = q.Observer(&d.hedge).SetSpeculativeExecutionPolicy(&gocql.SimpleSpeculativeExecution{NumAttempts: 1, TimeoutDelay: d.hedge.after()})
@@ -44,10 +44,10 @@ func (d *DB) get(ctx context.Context, cql string, args ...any) *gocql.Query {
 // put makes a write at quorum. It carries its own time, so it is tried again.
 func (d *DB) put(ctx context.Context, m mutation) error {
 	if len(m) == 1 {
-		q := d.session.Query(m[0].cql, m[0].args...).WithContext(ctx).Consistency(gocql.Quorum).RetryPolicy(nextHost{})
+		q := d.session.Query(m[0].cql, m[0].args...).WithContext(ctx).Consistency(gocql.Quorum).RetryPolicy(nextHost{d.metrics})
 		return writeError(q.Exec(), q.Attempts())
 	}
-	b := d.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx).RetryPolicy(nextHost{})
+	b := d.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx).RetryPolicy(nextHost{d.metrics})
 	b.SetConsistency(gocql.Quorum)
 	for _, s := range m {
 		b.Query(s.cql, s.args...)

@@ -2,19 +2,17 @@ package cassandra
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gocql/gocql"
+	"github.com/prometheus/client_golang/prometheus"
 
-	"parley/internal/problem"
+	"parley/internal/credential"
 )
 
 const (
@@ -26,12 +24,13 @@ const (
 	// reconnectEvery a node that was lost is tried: a cell is whole again within five
 	// seconds of its quorum.
 	reconnectEvery = time.Second
-	// secretBytesMax bounds a file with a password.
-	secretBytesMax = 4096
 )
 
-// options are what the tests change: never set outside of them.
+// options are where metrics go, and what the tests change: that is never set outside
+// of them.
 type options struct {
+	metrics prometheus.Registerer // nil = nowhere
+
 	sizes  sizes
 	dialer gocql.Dialer
 	now    func() time.Time
@@ -62,52 +61,20 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	cl.Dialer = o.dialer
 	cl.Logger = stdLogger{log}
 	if c.Username != "" {
-		secret, err := readSecret(c.PasswordFile)
+		secret, err := credential.Secret("password_file", c.PasswordFile)
 		if err != nil {
 			return nil, err
 		}
 		cl.Authenticator = gocql.PasswordAuthenticator{Username: c.Username, Password: secret}
 	}
 	if c.CAFile != "" {
-		conf, err := c.tls()
+		conf, err := credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 		if err != nil {
 			return nil, err
 		}
 		cl.SslOpts = &gocql.SslOptions{Config: conf, EnableHostVerification: true}
 	}
 	return cl, nil
-}
-
-func readSecret(file string) (string, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", problem.Wrap(err, problem.Invalid, "password_file: %s can't be read", file)
-	}
-	if len(b) > secretBytesMax {
-		return "", problem.Field("password_file", "%s has over %d bytes: it should hold a password and nothing else", file, secretBytesMax)
-	}
-	return strings.TrimRight(string(b), "\r\n"), nil
-}
-
-func (c Config) tls() (*tls.Config, error) {
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "ca_file: %s can't be read", c.CAFile)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, problem.Field("ca_file", "%s holds no PEM certificate", c.CAFile)
-	}
-	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	if c.CertFile == "" {
-		return conf, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "cert_file, key_file: %s and %s are no pair", c.CertFile, c.KeyFile)
-	}
-	conf.Certificates = []tls.Certificate{pair}
-	return conf, nil
 }
 
 // dial makes a session, or gives up when ctx ends; one that comes later is closed.

@@ -54,15 +54,12 @@ func (c Config) where() string {
 // inspect looks at the server and at the tables, and returns their version; 0 says
 // that there are none yet.
 func (c Config) inspect(ctx context.Context, db *sql.DB) (version int64, err error) {
-	of := func(k problem.Kind) func(string, ...any) error {
-		return func(format string, args ...any) error {
-			return problem.New(k, "postgres %s: %s", c.where(), fmt.Sprintf(format, args...))
-		}
+	fault := func(format string, args ...any) error {
+		return problem.New(problem.Precond, "postgres %s: %s", c.where(), fmt.Sprintf(format, args...))
 	}
 	if err := db.PingContext(ctx); err != nil {
-		return 0, c.unconnected(err, of(problem.Unavailable))
+		return 0, c.unconnected(err)
 	}
-	fault := of(problem.Precond)
 	s, err := c.survey(ctx, db)
 	if err != nil {
 		return 0, problem.Wrap(err, problem.Unavailable, "postgres %s: can't be looked at", c.where())
@@ -71,12 +68,17 @@ func (c Config) inspect(ctx context.Context, db *sql.DB) (version int64, err err
 }
 
 // unconnected says why there is no connection.
-func (c Config) unconnected(err error, fault func(string, ...any) error) error {
-	user := cmp.Or(c.User, "the role of the url")
-	say := func(format string, args ...any) error { return &wrapped{fault(format, args...), err} }
+func (c Config) unconnected(err error) error {
+	user := c.User
+	if cc, err := c.conn(); err == nil {
+		user = cc.User
+	}
+	say := func(format string, args ...any) error {
+		return problem.Wrap(err, problem.Unavailable, "postgres %s: %s", c.where(), fmt.Sprintf(format, args...))
+	}
 	switch state := stateOf(err); {
 	case state == "28P01":
-		return say("refuses the password of %s; mend password_file", user)
+		return say("refuses the password of %s; mend password_file, or make the role", user)
 	case state == "28000":
 		return say("does not let %s in (%s); make the role, or allow it in pg_hba.conf", user, messageOf(err))
 	case state == "3D000":
@@ -99,6 +101,8 @@ func (c Config) unconnected(err error, fault func(string, ...any) error) error {
 		return say("the host is not known; mend host or the name service")
 	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &cert):
 		return say("the server's certificate is not trusted; mend ca_file, or the server's certificate")
+	case strings.Contains(err.Error(), "remote error: tls:"), strings.Contains(err.Error(), "unknown certificate authority"):
+		return say("refuses the certificate of this side; mend cert_file and key_file, or the server's ssl_ca_file")
 	case strings.Contains(err.Error(), "server refused TLS"):
 		return say("the server has no TLS; set ssl = on there, or leave ca_file out")
 	case strings.Contains(err.Error(), "read only connection"):
@@ -121,12 +125,3 @@ func messageOf(err error) string {
 	}
 	return err.Error()
 }
-
-// wrapped is a fault with its cause.
-type wrapped struct {
-	error
-	cause error
-}
-
-func (w *wrapped) Error() string   { return w.error.Error() + " (" + w.cause.Error() + ")" }
-func (w *wrapped) Unwrap() []error { return []error{w.error, w.cause} }

@@ -5,6 +5,8 @@ package directory_test
 import (
 	"context"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -28,14 +30,18 @@ func TestPostgres_CheckRefuses(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	asRole := func(cfg *directory.Config) { cfg.URL = withUser(t, cfg.URL, role) }
+	word := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(word, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asRole := func(cfg *directory.Config) { cfg.URL, cfg.PasswordFile = withUser(t, cfg.URL, role), word }
 	for name, c := range map[string]struct {
 		tables bool // made before
 		do     []string
 		cfg    func(*directory.Config)
 		say    []string
 	}{
-		"no database":     {cfg: func(c *directory.Config) { c.URL += "_not" }, say: []string{"no such database", "CREATE DATABASE"}},
+		"no database":     {cfg: func(c *directory.Config) { c.URL = withDatabase(t, c.URL, "not_here") }, say: []string{"no such database", "CREATE DATABASE"}},
 		"no role":         {cfg: func(c *directory.Config) { c.URL = withUser(t, c.URL, "nobody_here") }, say: []string{"nobody_here", "make the role"}},
 		"no schema":       {cfg: func(c *directory.Config) { c.Schema = "cell_7" }, say: []string{"no schema cell_7", "CREATE SCHEMA"}},
 		"schema not ours": {do: []string{"CREATE SCHEMA cell_8"}, cfg: func(c *directory.Config) { c.Schema = "cell_8"; asRole(c) }, say: []string{"GRANT USAGE, CREATE ON SCHEMA cell_8"}},
@@ -94,6 +100,16 @@ func withUser(t *testing.T, to, user string) string {
 		t.Fatal(err)
 	}
 	u.User = url.User(user)
+	return u.String()
+}
+
+func withDatabase(t *testing.T, to, database string) string {
+	t.Helper()
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + database
 	return u.String()
 }
 

@@ -3,20 +3,18 @@ package directory
 import (
 	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"parley/internal/credential"
 	"parley/internal/problem"
 )
 
@@ -158,11 +156,9 @@ func (c Config) conn() (*pgx.ConnConfig, error) {
 		return nil, problem.Wrap(err, problem.Invalid, "url: can't be read as a Postgres URL")
 	}
 	if c.PasswordFile != "" {
-		b, err := os.ReadFile(c.PasswordFile)
-		if err != nil {
-			return nil, problem.Wrap(err, problem.Invalid, "password_file: %s can't be read", c.PasswordFile)
+		if cc.Password, err = credential.Secret("password_file", c.PasswordFile); err != nil {
+			return nil, err
 		}
-		cc.Password = strings.TrimRight(string(b), "\r\n")
 	}
 	if c.CAFile != "" {
 		if err := c.useTLS(cc); err != nil {
@@ -183,21 +179,9 @@ func (c Config) conn() (*pgx.ConnConfig, error) {
 }
 
 func (c Config) useTLS(cc *pgx.ConnConfig) error {
-	pem, err := os.ReadFile(c.CAFile)
+	t, err := credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 	if err != nil {
-		return problem.Wrap(err, problem.Invalid, "ca_file: %s can't be read", c.CAFile)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return problem.Field("ca_file", "%s has no certificate in PEM form", c.CAFile)
-	}
-	t := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return problem.Wrap(err, problem.Invalid, "cert_file: %s and %s are no pair of certificate and key", c.CertFile, c.KeyFile)
-		}
-		t.Certificates = []tls.Certificate{pair}
+		return err
 	}
 	with := func(host string) *tls.Config {
 		t := t.Clone()

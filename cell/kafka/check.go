@@ -2,12 +2,14 @@ package kafka
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -46,8 +48,46 @@ func Check(ctx context.Context, cfg Config) error {
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)
-	errs = append(errs, cfg.cluster(ctx, client, admin), checkTopics(ctx, cfg, admin))
+	errs = append(errs, cfg.cluster(ctx, client, admin), checkTopics(ctx, cfg, admin), checkOffsets(ctx, cfg, admin))
 	return errors.Join(errs...)
+}
+
+// Ready is what Open asks first: as Check, but brokers may be away for which no
+// topic waits to be made. It changes nothing.
+func Ready(ctx context.Context, cfg Config, log *slog.Logger) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if err := checkBrokers(ctx, cfg, log); err != nil {
+		return err
+	}
+	opts, err := cfg.options(log)
+	if err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return problem.Wrap(err, problem.Internal, "kafka: the client can't be made")
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	return errors.Join(checkRoom(ctx, cfg, admin), checkTopics(ctx, cfg, admin), checkOffsets(ctx, cfg, admin))
+}
+
+// checkRoom wants as many brokers as a topic needs that is to be made.
+func checkRoom(ctx context.Context, cfg Config, admin *kadm.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	there, err := admin.Metadata(ctx, cfg.changesTopic(), cfg.readStateTopic())
+	if err != nil {
+		return problem.Wrap(err, problem.Unavailable, "kafka at %s: does not say which topics there are", cfg.addresses())
+	}
+	for _, t := range there.Topics {
+		if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+			return cfg.fewBrokers(len(there.Brokers))
+		}
+	}
+	return nil
 }
 
 // checkBrokers wants one of the named brokers to answer, and warns of the others.
@@ -66,14 +106,21 @@ func checkBrokers(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return nil
 }
 
-// seeds asks each named broker for its versions.
+// seeds asks each named broker for its versions, all at a time: each that is silent
+// takes its time.
 func (c Config) seeds(ctx context.Context, opts []kgo.Opt) (errs []error, answering int) {
-	for _, addr := range c.Brokers {
-		if err := c.seed(ctx, addr, opts); err != nil {
+	answers := make([]error, len(c.Brokers))
+	var all sync.WaitGroup
+	for i, addr := range c.Brokers {
+		all.Go(func() { answers[i] = c.seed(ctx, addr, opts) })
+	}
+	all.Wait()
+	for _, err := range answers {
+		if err == nil {
+			answering++
+		} else {
 			errs = append(errs, err)
-			continue
 		}
-		answering++
 	}
 	return errs, answering
 }
@@ -115,7 +162,14 @@ func versionsRequest() *kmsg.ApiVersionsRequest {
 func (c Config) unanswered(addr string, err error) error {
 	var eof *kgo.ErrFirstReadEOF
 	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &cert):
+		return problem.Wrap(err, problem.Precond, "kafka at %s: its certificate is not trusted (%v): mend ca_file, or the broker's certificate", addr, cert.Err)
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return problem.Wrap(err, problem.Precond, "kafka at %s: does not speak TLS: leave ca_file out, or name the broker's TLS listener", addr)
+	case errors.As(err, new(tls.AlertError)), strings.Contains(err.Error(), "remote error: tls:"):
+		return problem.Wrap(err, problem.Precond, "kafka at %s: refuses TLS with us (%v): mend cert_file and key_file", addr, err)
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
 		return problem.Wrap(err, problem.Precond, "kafka at %s: refuses the user %q: mend username, password_file (%s) or mechanism (%s)", addr, c.Username, c.PasswordFile, c.Mechanism)
 	case errors.As(err, &eof):
@@ -140,15 +194,21 @@ func (c Config) cluster(ctx context.Context, client *kgo.Client, admin *kadm.Cli
 	if err != nil {
 		return problem.Wrap(err, problem.Unavailable, "kafka at %s: does not say which brokers there are", c.addresses())
 	}
-	var errs []error
-	if len(brokers) < c.Replication {
-		errs = append(errs, problem.New(problem.Precond, "kafka at %s: has %d brokers up, replication: %d needs as many: start the missing ones, or set it lower", c.addresses(), len(brokers), c.Replication))
-	}
+	errs := []error{c.fewBrokers(len(brokers))}
 	for _, b := range brokers {
 		addr := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 		if _, err := client.Broker(int(b.NodeID)).Request(ctx, versionsRequest()); err != nil {
-			errs = append(errs, fmt.Errorf("broker %d, by the address it advertises: %w", b.NodeID, c.unanswered(addr, err)))
+			errs = append(errs, problem.Wrap(err, problem.Unavailable,
+				"%s (the address that broker %d advertises: if it runs, mend its advertised.listeners)", problem.Show(c.unanswered(addr, err)), b.NodeID))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// fewBrokers is the fault of too few for a topic to be made.
+func (c Config) fewBrokers(up int) error {
+	if up >= c.Replication {
+		return nil
+	}
+	return problem.New(problem.Precond, "kafka at %s: has %d brokers up, replication: %d needs as many: start the missing ones, or set it lower", c.addresses(), up, c.Replication)
 }

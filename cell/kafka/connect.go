@@ -3,18 +3,16 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"parley/internal/credential"
 	"parley/internal/problem"
 )
 
@@ -50,11 +48,11 @@ func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.WithLogger(clientLog{log}),
 	}
 	if c.Username != "" {
-		password, err := os.ReadFile(c.PasswordFile)
+		password, err := credential.Secret("password_file", c.PasswordFile)
 		if err != nil {
-			return nil, problem.Wrap(err, problem.Invalid, "kafka.password_file: %s can't be read", c.PasswordFile)
+			return nil, err
 		}
-		auth := scram.Auth{User: c.Username, Pass: strings.TrimRight(string(password), "\r\n")}
+		auth := scram.Auth{User: c.Username, Pass: password}
 		mechanism := auth.AsSha512Mechanism()
 		if c.Mechanism == mechanism256 {
 			mechanism = auth.AsSha256Mechanism()
@@ -64,31 +62,11 @@ func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
 	if c.CAFile == "" {
 		return append(opts, kgo.Dialer(dialer.DialContext)), nil
 	}
-	conf, err := c.tls()
+	conf, err := credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 	if err != nil {
 		return nil, err
 	}
 	return append(opts, kgo.Dialer((&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext)), nil
-}
-
-func (c Config) tls() (*tls.Config, error) {
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "kafka.ca_file: %s can't be read", c.CAFile)
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
-	if !conf.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, problem.New(problem.Invalid, "kafka.ca_file: %s holds no certificate in PEM", c.CAFile)
-	}
-	if c.CertFile == "" {
-		return conf, nil
-	}
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "kafka.cert_file: %s and %s are no pair of certificate and key", c.CertFile, c.KeyFile)
-	}
-	conf.Certificates = []tls.Certificate{cert}
-	return conf, nil
 }
 
 func backoff(n int) time.Duration {

@@ -75,7 +75,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 }
 
 func (d *DB) start(ctx context.Context) error {
-	if err := checkBrokers(ctx, d.cfg, d.log); err != nil {
+	if err := Ready(ctx, d.cfg, d.log); err != nil {
 		return err
 	}
 	if err := d.makeTopics(ctx); err != nil {

@@ -120,6 +120,8 @@ func (ln *lane) try(ctx context.Context, b batch) (outcome, error) {
 	}
 	part := kmsg.NewProduceRequestTopicPartition()
 	part.Partition, part.Records = int32(ln.shard), b.encode(ln.producer, ln.sequence)
+	ctx, done := t.led(ctx, int32(ln.shard), broker)
+	defer done()
 	sent, err := t.shipper(broker).ship(ctx, id, part)
 	if sent && errors.As(err, new(*kerr.Error)) || err == nil {
 		return ln.judge(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -22,8 +23,10 @@ type topic struct {
 	ending     *flights[[]eventlog.Position]
 
 	mu       sync.Mutex
-	known    *leaders           // nil = look again
-	shippers map[int32]*shipper // by broker
+	known    *leaders            // nil = look again
+	shippers map[int32]*shipper  // by broker
+	brokers  []int32             // the brokers that there are
+	silent   map[int32]time.Time // since when one of them did not say who leads
 }
 
 // leaders is who led the partitions at some time; -1 = nobody.
@@ -33,7 +36,7 @@ type leaders struct {
 }
 
 func newTopic(db *DB, name string, partitions int) *topic {
-	t := &topic{db: db, name: name, partitions: partitions, shippers: map[int32]*shipper{}}
+	t := &topic{db: db, name: name, partitions: partitions, shippers: map[int32]*shipper{}, silent: map[int32]time.Time{}}
 	t.loading = newFlights(db, t.load)
 	t.ending = newFlights(db, t.listEnds)
 	return t
@@ -72,7 +75,7 @@ func (t *topic) load(ctx context.Context) (*leaders, error) {
 	rt := kmsg.NewMetadataRequestTopic()
 	rt.Topic = new(t.name)
 	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(ctx, t.db.client)
+	resp, err := t.metadata(ctx, req)
 	if err != nil {
 		return nil, away(err, "does not answer")
 	}
@@ -151,6 +154,8 @@ func (t *topic) fetchOnce(ctx context.Context, p int32, offset int64, bytes int3
 	}
 	try, cancel := context.WithTimeout(ctx, answerMax)
 	defer cancel()
+	try, done := t.led(try, p, broker)
+	defer done()
 	resp, err := fetchRequest(t.name, id, p, offset, bytes).RequestWith(try, t.db.client.Broker(int(broker)))
 	if err != nil {
 		t.forget(nil)

@@ -136,6 +136,55 @@ func checkTopics(ctx context.Context, c Config, admin *kadm.Client) error {
 	return errors.Join(errs...)
 }
 
+// offsetsTopic is where Kafka keeps how far groups are.
+const offsetsTopic = "__consumer_offsets"
+
+// checkOffsets wants as many replicas of the groups' positions as of the topics:
+// with fewer, one broker's death stops the groups. Kafka makes that topic with the
+// first group, as its own setting says. What may not be read is trusted.
+func checkOffsets(ctx context.Context, c Config, admin *kadm.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	there, err := admin.Metadata(ctx, offsetsTopic)
+	if err != nil {
+		return problem.Wrap(err, problem.Unavailable, "kafka at %s: does not say how it keeps %s", c.addresses(), offsetsTopic)
+	}
+	t := there.Topics[offsetsTopic]
+	if t.Err == nil && len(t.Partitions) > 0 {
+		if n := fewestReplicas(t); n < c.Replication {
+			return problem.New(problem.Precond,
+				"kafka: the topic %s has %d replicas, it needs %d, or one broker's death stops mentions and search: "+
+					"kafka-reassign-partitions.sh --bootstrap-server %s --execute with a plan of %d replicas each, and set offsets.topic.replication.factor=%d on the brokers",
+				offsetsTopic, n, c.Replication, c.Brokers[0], c.Replication, c.Replication)
+		}
+		return nil
+	}
+	if !errors.Is(t.Err, kerr.UnknownTopicOrPartition) || len(there.Brokers) == 0 {
+		return nil
+	}
+	return c.offsetsToCome(ctx, there.Brokers[0].NodeID, admin)
+}
+
+// offsetsToCome looks with how many replicas a broker would make it.
+func (c Config) offsetsToCome(ctx context.Context, broker int32, admin *kadm.Client) error {
+	const setting = "offsets.topic.replication.factor"
+	found, err := admin.DescribeBrokerConfigs(ctx, broker)
+	if err != nil {
+		return nil //nolint:nilerr // it may not be read
+	}
+	rc, err := found.On(strconv.Itoa(int(broker)), nil)
+	if err != nil || rc.Err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	for _, s := range rc.Configs {
+		if n, err := strconv.Atoi(s.MaybeValue()); s.Key == setting && err == nil && n < c.Replication {
+			return problem.New(problem.Precond, "kafka at %s: would keep the groups' positions on %d brokers, %d are needed: set %s=%d in each broker's server.properties, before the first start of a cell",
+				c.addresses(), n, c.Replication, setting, c.Replication)
+		}
+	}
+	return nil
+}
+
 // settingsOf asks until the broker that is asked has heard of the topic, too.
 func settingsOf(ctx context.Context, admin *kadm.Client, name string) (map[string]string, error) {
 	settings := map[string]string{}

@@ -2,8 +2,10 @@ package redisdb
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -43,7 +45,28 @@ func (a access) check(ctx context.Context) (string, *layout, error) {
 	for _, addr := range l.nodes {
 		faults = append(faults, a.checkNode(ctx, mode, addr))
 	}
-	return mode, l, errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil {
+		return "", nil, err
+	}
+	return mode, l, a.checkRights(ctx, mode)
+}
+
+// checkRights does what we may have to do with keys and topics, by a name that
+// nothing has: what is taken away was not there, and nobody hears what is said.
+func (a access) checkRights(ctx context.Context, mode string) error {
+	ctx, cancel := context.WithTimeout(ctx, dialMax+answerMax)
+	defer cancel()
+	c := a.client(mode)
+	defer c.Close() //nolint:errcheck // a connection for two questions
+	name := "{" + a.KeyPrefix + ":check}"
+	err := c.Eval(ctx, `return redis.call('DEL', KEYS[1])`, []string{name}).Err()
+	if err == nil {
+		err = c.SPublish(ctx, name, "").Err()
+	}
+	if err != nil && redis.IsPermissionError(err) { // all else, such as no memory left, is no reason not to start
+		return a.explain(strings.Join(a.Addrs, ", "), err)
+	}
+	return nil
 }
 
 func (l *layout) checkSlots(addrs []string) error {
@@ -171,15 +194,24 @@ func (a access) explain(addr string, err error) error {
 		user = "default"
 	}
 	answered, isAnswer := errors.AsType[redis.Error](err)
+	var cert *tls.CertificateVerificationError
 	switch text := err.Error(); {
+	case errors.As(err, &cert):
+		return problem.Wrap(err, problem.Invalid, "redis %s: its certificate is not trusted (%v): mend redis.ca_file, or the server's certificate", addr, cert.Err)
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return problem.Wrap(err, problem.Invalid, "redis %s: it does not speak TLS: leave redis.ca_file out, or name its tls-port", addr)
+	case strings.Contains(text, "remote error: tls:"):
+		return problem.Wrap(err, problem.Invalid, "redis %s: it refuses TLS with us (%v): mend redis.cert_file and key_file", addr, err)
 	case !isAnswer && strings.Contains(text, "redis: can't parse"), strings.Contains(text, "invalid reply"):
 		return problem.Wrap(err, problem.Unsupported, "redis %s: what answers there is not Redis: mend redis.addrs", addr)
 	case isAnswer && (redis.HasErrorPrefix(answered, "WRONGPASS") || redis.HasErrorPrefix(answered, "NOAUTH") || strings.Contains(text, "AUTH")):
 		return problem.Wrap(err, problem.Denied, "redis %s: user %s is refused (%v): mend redis.username and password_file", addr, user, answered)
 	case isAnswer && redis.HasErrorPrefix(answered, "NOPERM"):
-		return problem.Wrap(err, problem.Denied, "redis %s: user %s may not do what is needed (%v): give it +@all on the key prefix and its channels", addr, user, answered)
+		return problem.Wrap(err, problem.Denied, "redis %s: user %s may not do what is needed (%v): give it +@all, ~{%s:* and &{%s:*", addr, user, answered, a.KeyPrefix, a.KeyPrefix)
 	case isAnswer:
 		return problem.Wrap(err, problem.Unavailable, "redis %s: it refuses: %v", addr, answered)
+	case errors.Is(err, io.EOF), strings.Contains(text, "connection reset"):
+		return problem.Wrap(err, problem.Unavailable, "redis %s: it hangs up on the first command: set redis.ca_file if it asks for TLS, or mend redis.addrs if it is no Redis", addr)
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem.Wrap(err, problem.Unavailable, "redis %s: no answer in time: is it Redis, with TLS as redis.ca_file says, and not paused?", addr)
 	default:

@@ -86,7 +86,7 @@ func TestCheck_SaysWhatIsWrong(t *testing.T) {
 		"old":            {Config{Addrs: []string{fake(t, bulk("redis_version:6.2.1\r\nredis_mode:standalone\r\n"))}}, []string{"version 6.2.1 is too old"}},
 		"HTTP":           {Config{Addrs: []string{fake(t, "HTTP/1.1 400 Bad Request\r\n\r\n")}}, []string{"not Redis"}},
 		"something else": {Config{Addrs: []string{fake(t, bulk("hello"))}}, []string{"not like Redis"}},
-		"no file":        {Config{Addrs: []string{single}, PasswordFile: "/nowhere"}, []string{"redis.password_file /nowhere"}},
+		"no file":        {Config{Addrs: []string{single}, PasswordFile: "/nowhere"}, []string{"password_file: /nowhere"}},
 		"fields":         {Config{Addrs: []string{"nowhere"}, Mode: "x", KeyPrefix: "{"}, []string{"redis.addrs", "redis.mode", "redis.key_prefix"}},
 	} {
 		t.Run(name, func(t *testing.T) {

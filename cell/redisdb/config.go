@@ -3,10 +3,8 @@ package redisdb
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"parley/internal/credential"
 	"parley/internal/problem"
 )
 
@@ -139,43 +138,18 @@ func (c Config) access() (access, error) {
 	a := access{Config: c}
 	var faults []error
 	secret := func(field, file string) string {
-		if file == "" {
-			return ""
-		}
-		b, err := os.ReadFile(file)
-		if err != nil {
-			faults = append(faults, problem.Wrap(err, problem.Invalid, "redis.%s %s can't be read", field, file))
-		}
-		return strings.TrimRight(string(b), "\r\n")
+		s, err := credential.Secret(field, file)
+		faults = append(faults, err)
+		return s
 	}
 	a.password = secret("password_file", c.PasswordFile)
 	a.sentinel = secret("sentinel_password_file", c.SentinelPasswordFile)
 	if c.CAFile != "" {
 		var err error
-		if a.tls, err = c.tlsConfig(); err != nil {
-			faults = append(faults, err)
-		}
+		a.tls, err = credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
+		faults = append(faults, err)
 	}
 	return a, errors.Join(faults...)
-}
-
-func (c Config) tlsConfig() (*tls.Config, error) {
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "redis.ca_file %s can't be read", c.CAFile)
-	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
-	if !t.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, problem.New(problem.Invalid, "redis.ca_file %s holds no certificate in PEM", c.CAFile)
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, problem.Wrap(err, problem.Invalid, "redis.cert_file %s and key_file %s can't be used", c.CertFile, c.KeyFile)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
 }
 
 // options are for a connection to one node.

@@ -157,10 +157,10 @@ func RunCell(ctx context.Context, ready func(), c Cell, log *slog.Logger) (err e
 	if w.resetKey, err = resetKey(c.Dir); err != nil {
 		return err
 	}
-	if w.identity, err = pki.LoadBundle(c.CertDir); err != nil {
+	if w.identity, err = c.loadIdentity(); err != nil {
 		return err
 	}
-	if err := c.checkIdentity(w.identity.Identity()); err != nil {
+	if err := c.readyEtcd(ctx, w.identity, w.log); err != nil {
 		return err
 	}
 	if w.tap, err = openTap(c.Dir, c.ID); err != nil {

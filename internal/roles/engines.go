@@ -3,6 +3,7 @@ package roles
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -12,7 +13,9 @@ import (
 	"parley/cell/kafka"
 	"parley/cell/redisdb"
 	"parley/cell/search/elastic"
+	"parley/internal/pki"
 	"parley/internal/problem"
+	"parley/regions"
 )
 
 // Engines are the servers that a cell stores in. What none is named for is embedded.
@@ -46,15 +49,30 @@ type engine struct {
 	used     bool
 	validate func() error
 	check    func(context.Context) error
+	ready    func(context.Context) error // as check, but tolerant of nodes that are away
 }
 
-func (e Engines) all() []engine {
+func (e Engines) all(log *slog.Logger) []engine {
+	redis := func(ctx context.Context) error { return redisdb.Check(ctx, e.Redis) }
+	postgres := func(ctx context.Context) error { return directory.Check(ctx, e.Postgres) }
 	return []engine{
-		{"cassandra", e.cassandra(), e.Cassandra.Validate, func(ctx context.Context) error { return cassandra.Check(ctx, e.Cassandra) }},
-		{"kafka", e.kafka(), e.Kafka.Validate, func(ctx context.Context) error { return kafka.Check(ctx, e.Kafka) }},
-		{"redis", e.redis(), e.Redis.Validate, func(ctx context.Context) error { return redisdb.Check(ctx, e.Redis) }},
-		{"postgres", e.postgres(), e.Postgres.Validate, func(ctx context.Context) error { return directory.Check(ctx, e.Postgres) }},
-		{"elasticsearch", e.elasticsearch(), e.Elasticsearch.Validate, func(ctx context.Context) error { return elastic.Check(ctx, e.Elasticsearch) }},
+		{
+			"cassandra", e.cassandra(), e.Cassandra.Validate,
+			func(ctx context.Context) error { return cassandra.Check(ctx, e.Cassandra) },
+			func(ctx context.Context) error { return cassandra.Ready(ctx, e.Cassandra) },
+		},
+		{
+			"kafka", e.kafka(), e.Kafka.Validate,
+			func(ctx context.Context) error { return kafka.Check(ctx, e.Kafka) },
+			func(ctx context.Context) error { return kafka.Ready(ctx, e.Kafka, log) },
+		},
+		{"redis", e.redis(), e.Redis.Validate, redis, redis},
+		{"postgres", e.postgres(), e.Postgres.Validate, postgres, postgres},
+		{
+			"elasticsearch", e.elasticsearch(), e.Elasticsearch.Validate,
+			func(ctx context.Context) error { return elastic.Check(ctx, e.Elasticsearch) },
+			func(ctx context.Context) error { return elastic.Ready(ctx, e.Elasticsearch) },
+		},
 	}
 }
 
@@ -62,23 +80,64 @@ func (e Engines) all() []engine {
 func (e Engines) validate(f *faults) {
 	f.check(e.cassandra() == e.kafka(), "stores.kafka", "and stores.cassandra go together: what is marked as emitted in the one is in the other")
 	f.check(!e.redis() || e.kafka(), "stores.redis", "needs stores.kafka, from which read state is filled again when Redis has lost it")
-	for _, g := range e.all() {
+	for _, g := range e.all(nil) {
 		if g.used {
 			f.within("stores."+g.name, g.validate())
 		}
 	}
 }
 
-// engineCheckMax bounds the look at one engine.
-const engineCheckMax = 30 * time.Second
+// engineCheckMax bounds the look at one engine: they all have it at once.
+const engineCheckMax = 15 * time.Second
 
-// Check asks every engine that the config names, changes nothing, and tells all
-// that is wrong.
+// Check asks every server that the config names, changes nothing, and tells all
+// that is wrong: also of a node that is away and without which a cell would start.
 func (c Cell) Check(ctx context.Context) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	engines := c.Stores.all()
+	identity, err := c.loadIdentity()
+	if err == nil {
+		err = c.checkEtcd(ctx, identity)
+	}
+	return errors.Join(err, c.askEngines(ctx, slog.New(slog.DiscardHandler), func(g engine) func(context.Context) error { return g.check }))
+}
+
+// loadIdentity reads the cell's certificate.
+func (c Cell) loadIdentity() (*pki.Bundle, error) {
+	b, err := pki.LoadBundle(c.CertDir)
+	if err != nil {
+		return nil, under("cert_dir", err)
+	}
+	return b, c.checkIdentity(b.Identity())
+}
+
+func (c Cell) checkEtcd(ctx context.Context, identity *pki.Bundle) error {
+	away, faults := regions.Check(ctx, c.Etcd, identity.Client(pki.RoleEtcd))
+	return under("etcd", errors.Join(append(away, faults...)...))
+}
+
+// readyEtcd refuses what is there and can't be the region's etcd. One that is away
+// may come: until then a cell goes by what it last knew.
+func (c Cell) readyEtcd(ctx context.Context, identity *pki.Bundle, log *slog.Logger) error {
+	away, faults := regions.Check(ctx, c.Etcd, identity.Client(pki.RoleEtcd))
+	if len(faults) > 0 && len(away)+len(faults) == len(c.Etcd) {
+		return under("etcd", errors.Join(append(away, faults...)...))
+	}
+	for _, err := range append(away, faults...) {
+		log.Warn("an etcd can't be used for now", "err", err)
+	}
+	return nil
+}
+
+// readyEngines asks all engines, so that what is wrong with one is told before
+// anything is made in another.
+func (c Cell) readyEngines(ctx context.Context, log *slog.Logger) error {
+	return c.askEngines(ctx, log, func(g engine) func(context.Context) error { return g.ready })
+}
+
+func (c Cell) askEngines(ctx context.Context, log *slog.Logger, how func(engine) func(context.Context) error) error {
+	engines := c.Stores.all(log)
 	errs := make([]error, len(engines))
 	var all sync.WaitGroup
 	for i, g := range engines {
@@ -88,7 +147,7 @@ func (c Cell) Check(ctx context.Context) error {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, engineCheckMax)
 			defer cancel()
-			errs[i] = under("stores."+g.name, g.check(ctx))
+			errs[i] = under("stores."+g.name, how(g)(ctx))
 		})
 	}
 	all.Wait()

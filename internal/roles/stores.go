@@ -57,6 +57,9 @@ func (c Cell) openStores(ctx context.Context, log *slog.Logger, metrics *metricS
 			err = errors.Join(err, o.closeAll())
 		}
 	}()
+	if err := c.readyEngines(ctx, log); err != nil {
+		return nil, err
+	}
 	for _, open := range []func(context.Context) error{o.openEmbedded, o.openKafka, o.openCassandra, o.openRedis, o.openDirectory, o.openIndex} {
 		if err := open(ctx); err != nil {
 			return nil, err
@@ -98,7 +101,7 @@ func (o *opening) openCassandra(ctx context.Context) error {
 	if !o.c.Stores.cassandra() {
 		return nil
 	}
-	db, err := cassandra.Open(ctx, o.c.Stores.Cassandra, o.c.ID, o.log)
+	db, err := cassandra.Open(ctx, o.c.Stores.Cassandra, o.c.ID, o.log, o.metrics.of("cassandra"))
 	if err != nil {
 		return under("stores.cassandra", err)
 	}

@@ -26,8 +26,10 @@ XML
 # Three nodes keep every topic three times and take a write when two have it.
 # Differs from production in: few threads, small internal topics, broker and controller in one.
 kafka_properties() {
-  local replicas=1 in_sync=1 k voters=()
-  if (( nodes_of_set >= 3 )); then replicas=3 in_sync=2; fi
+  local replicas=1 in_sync=1 k voters=() session=6000
+  # How long a dead broker leads its partitions on is its session; a single one gains nothing
+  # by a short one, and would be taken for dead on a machine that does much else.
+  if (( nodes_of_set >= 3 )); then replicas=3 in_sync=2 session=${PARLEY_ENGINES_KAFKA_SESSION:-3000}; fi
   for k in "${!addresses[@]}"; do voters+=("$((k + 1))@${addresses[k]}:9093"); done
   cat <<PROPERTIES
 process.roles=broker,controller
@@ -54,8 +56,8 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=$replicas
 share.coordinator.state.topic.min.isr=$in_sync
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=6000
-broker.heartbeat.interval.ms=1000
+broker.session.timeout.ms=$session
+broker.heartbeat.interval.ms=$((session / 6))
 replica.lag.time.max.ms=10000
 num.network.threads=2
 num.io.threads=4

@@ -40,7 +40,7 @@ against() {
   step "wipe $set" "$engines" wipe "$set"
   step "up $set" "$engines" up "$set"
   env=$("$engines" env "$set")
-  step "test against $set" in_env "$env" go test -tags engines -count=1 -timeout 30m "$@" ./cell/...
+  step "test against $set" in_env "$env" go test -tags engines -count=1 -timeout 30m "$@" ./cell/... ./test/badinput
   step "down $set" "$engines" down "$set"
 }
 in_env() {

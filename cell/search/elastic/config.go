@@ -2,16 +2,14 @@ package elastic
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"regexp"
-	"strings"
 	"time"
 
+	"parley/internal/credential"
 	"parley/internal/problem"
 )
 
@@ -48,16 +46,15 @@ type Config struct {
 }
 
 const (
-	prefixNormal   = "parley"
-	shardsMost     = 64
-	replicasMost   = 5
-	requestNormal  = 20 * time.Second
-	requestMost    = 2 * time.Minute
-	connsMax       = 16
-	dialMax        = 3 * time.Second
-	headerMax      = 30 * time.Second
-	idleMax        = time.Minute
-	secretBytesMax = 4 << 10
+	prefixNormal  = "parley"
+	shardsMost    = 64
+	replicasMost  = 5
+	requestNormal = 20 * time.Second
+	requestMost   = 2 * time.Minute
+	connsMax      = 16
+	dialMax       = 3 * time.Second
+	headerMax     = 30 * time.Second
+	idleMax       = time.Minute
 )
 
 // names is what Elasticsearch takes as a name, and what can't be mixed up with the
@@ -130,32 +127,13 @@ type secrets struct {
 func (c Config) secrets() (s secrets, err error) {
 	var faults []error
 	read := func(field, file string) string {
-		if file == "" {
-			return ""
-		}
-		b, err := os.ReadFile(file)
-		if err != nil || len(b) > secretBytesMax {
-			faults = append(faults, problem.Field(field, "%s can't be read as a secret: %v", file, err))
-		}
-		return strings.TrimSpace(string(b))
+		text, err := credential.Secret(field, file)
+		faults = append(faults, err)
+		return text
 	}
 	s.password, s.apiKey = read("password_file", c.PasswordFile), read("api_key_file", c.APIKeyFile)
-	s.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		pool := x509.NewCertPool()
-		if err != nil || !pool.AppendCertsFromPEM(pem) {
-			faults = append(faults, problem.Field("ca_file", "%s holds no certificate: %v", c.CAFile, err))
-		}
-		s.tls.RootCAs = pool
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			faults = append(faults, problem.Field("cert_file", "%s and %s are no certificate and its key: %v", c.CertFile, c.KeyFile, err))
-		}
-		s.tls.Certificates = []tls.Certificate{pair}
-	}
+	s.tls, err = credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
+	faults = append(faults, err)
 	return s, errors.Join(faults...)
 }
 

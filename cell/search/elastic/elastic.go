@@ -42,13 +42,13 @@ type DB struct {
 
 var _ search.Index = (*DB)(nil)
 
-// Open does what Check does, puts the index template, and serves.
+// Open asks what Ready asks, puts the index template, and serves.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*DB, error) {
 	cfg = cfg.defaults()
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if err := Check(ctx, cfg); err != nil {
+	if err := Ready(ctx, cfg); err != nil {
 		return nil, err
 	}
 	s, err := cfg.secrets()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -19,6 +18,9 @@ import (
 // be rebuilt beside the old ones.
 const schema = 1
 
+// quarters follows the prefix in the names of all indexes.
+const quarters = "-*q*-0*"
+
 // metaKey holds it in the mapping's _meta.
 const metaKey = "parley_search_schema"
 
@@ -31,7 +33,7 @@ func template(c *Config) io.Reader {
 	}
 	number := func(indexed bool) object { return object{"type": "long", "index": indexed} }
 	return encoded(object{
-		"index_patterns": []string{c.Prefix + "-*q*-0*"},
+		"index_patterns": []string{c.Prefix + quarters},
 		"priority":       500,
 		"_meta":          object{metaKey: schema},
 		"template": object{
@@ -143,7 +145,7 @@ func (c *client) templateFault(ctx context.Context, name string) error {
 	case statusOf(err) == http.StatusNotFound:
 		return nil
 	case err != nil:
-		return fmt.Errorf("looking at the index template %s: %w", name, err)
+		return problem.Wrap(err, problem.Unavailable, "elasticsearch: can't look at the index template %s: %v", name, err)
 	}
 	for _, t := range got.Templates {
 		switch v := versionIn(t.Template.Meta); {
