@@ -14,6 +14,7 @@ import (
 
 	"github.com/gocql/gocql"
 
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -62,7 +63,10 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	cl.MaxWaitSchemaAgreement = agreementWait
 	cl.Consistency, cl.SerialConsistency = gocql.Quorum, gocql.Serial
 	cl.DefaultTimestamp = false // a write without its own time is the server's to order: conditional ones
-	cl.Dialer = o.dialer
+	cl.Dialer = &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: connectMax}}
+	if o.dialer != nil {
+		cl.Dialer = o.dialer
+	}
 	cl.Logger = stdLogger{log}
 	if c.Username != "" {
 		secret, err := readSecret(c.PasswordFile)

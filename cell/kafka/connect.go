@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -36,7 +37,7 @@ const (
 
 // options are what every client of this package has in common.
 func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
-	dialer := &net.Dialer{Timeout: dialMax}
+	dialer := &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: dialMax}}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("parley"),
@@ -61,14 +62,13 @@ func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
 		}
 		opts = append(opts, kgo.SASL(mechanism))
 	}
-	if c.CAFile == "" {
-		return append(opts, kgo.Dialer(dialer.DialContext)), nil
+	if c.CAFile != "" {
+		var err error
+		if dialer.TLS, err = c.tls(); err != nil {
+			return nil, err
+		}
 	}
-	conf, err := c.tls()
-	if err != nil {
-		return nil, err
-	}
-	return append(opts, kgo.Dialer((&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext)), nil
+	return append(opts, kgo.Dialer(dialer.DialContext)), nil
 }
 
 func (c Config) tls() (*tls.Config, error) {

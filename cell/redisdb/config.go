@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -48,6 +49,9 @@ type Config struct {
 	// PendingMax bounds the marks that wait for the journal to come back, 1,000 to
 	// 10,000,000 [262,144: some 60 MB]; beyond it marks are refused.
 	PendingMax int `yaml:"pending_max"`
+	// Via leads to servers and sentinels by other addresses than they go by; set by
+	// the stores' config.
+	Via detour.Map `yaml:"-"`
 }
 
 // The modes.
@@ -126,8 +130,8 @@ func validPrefix(p string) bool {
 type access struct {
 	Config
 	password string
-	sentinel string      // the sentinels' password
-	tls      *tls.Config // nil = none
+	sentinel string // the sentinels' password
+	dialer   *detour.Dialer
 }
 
 func (c Config) access() (access, error) {
@@ -150,9 +154,10 @@ func (c Config) access() (access, error) {
 	}
 	a.password = secret("password_file", c.PasswordFile)
 	a.sentinel = secret("sentinel_password_file", c.SentinelPasswordFile)
+	a.dialer = &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: dialMax}}
 	if c.CAFile != "" {
 		var err error
-		if a.tls, err = c.tlsConfig(); err != nil {
+		if a.dialer.TLS, err = c.tlsConfig(); err != nil {
 			faults = append(faults, err)
 		}
 	}
@@ -181,7 +186,7 @@ func (c Config) tlsConfig() (*tls.Config, error) {
 // options are for a connection to one node.
 func (a access) options(addr string) *redis.Options {
 	return &redis.Options{
-		Addr: addr, Username: a.Username, Password: a.password, TLSConfig: a.tls,
+		Addr: addr, Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext,
 		Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
 		DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 		DialerRetries: 1, MaxRetries: -1,
@@ -197,7 +202,7 @@ func (a access) client(mode string) redis.UniversalClient {
 	if mode == modeSentinel {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: a.MasterName, SentinelAddrs: a.Addrs,
-			Username: a.Username, Password: a.password, TLSConfig: a.tls, SentinelPassword: a.sentinel,
+			Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext, SentinelPassword: a.sentinel,
 			Protocol: o.Protocol, DisableIdentity: true, ContextTimeoutEnabled: true,
 			DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 			DialerRetries: 1, MaxRetries: -1,
@@ -205,7 +210,7 @@ func (a access) client(mode string) redis.UniversalClient {
 	}
 	if mode == modeCluster {
 		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: a.Addrs, Username: a.Username, Password: a.password, TLSConfig: a.tls,
+			Addrs: a.Addrs, Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext,
 			Protocol: o.Protocol, DisableIdentity: true, ContextTimeoutEnabled: true,
 			DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 			DialerRetries: 1, MaxRetries: -1, MaxRedirects: redirectsMax, MaintNotificationsConfig: o.MaintNotificationsConfig,

@@ -12,6 +12,7 @@ import (
 	"parley/cell/kafka"
 	"parley/cell/redisdb"
 	"parley/cell/search/elastic"
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -22,6 +23,16 @@ type Engines struct {
 	Redis         redisdb.Config   `yaml:"redis"`
 	Postgres      directory.Config `yaml:"postgres"`
 	Elasticsearch elastic.Config   `yaml:"elasticsearch"`
+	// Via says where to connect instead of an address that an engine goes by, in the
+	// sections above or in what its cluster says of its nodes: host:port to host:port.
+	// For engines behind a NAT or a bastion, and for drills.
+	Via detour.Map `yaml:"via"`
+}
+
+// routed are the engines with what leads to them.
+func (e Engines) routed() Engines {
+	e.Cassandra.Via, e.Kafka.Via, e.Redis.Via, e.Postgres.Via, e.Elasticsearch.Via = e.Via, e.Via, e.Via, e.Via, e.Via
+	return e
 }
 
 // defaultEngines names no server.
@@ -49,6 +60,7 @@ type engine struct {
 }
 
 func (e Engines) all() []engine {
+	e = e.routed()
 	return []engine{
 		{"cassandra", e.cassandra(), e.Cassandra.Validate, func(ctx context.Context) error { return cassandra.Check(ctx, e.Cassandra) }},
 		{"kafka", e.kafka(), e.Kafka.Validate, func(ctx context.Context) error { return kafka.Check(ctx, e.Kafka) }},
@@ -62,6 +74,7 @@ func (e Engines) all() []engine {
 func (e Engines) validate(f *faults) {
 	f.check(e.cassandra() == e.kafka(), "stores.kafka", "and stores.cassandra go together: what is marked as emitted in the one is in the other")
 	f.check(!e.redis() || e.kafka(), "stores.redis", "needs stores.kafka, from which read state is filled again when Redis has lost it")
+	f.within("stores", e.Via.Validate())
 	for _, g := range e.all() {
 		if g.used {
 			f.within("stores."+g.name, g.validate())
