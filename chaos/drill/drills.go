@@ -37,7 +37,13 @@ const (
 )
 
 // Drills are all of them, in the order in which they are run.
-func Drills() []Drill { return append(faultsOfOurs(), faultsOfEngines()...) }
+func Drills() []Drill {
+	engines := append(faultsOfEngines(), faultsOfWires()...)
+	for i := range engines {
+		engines[i].Engines = true
+	}
+	return append(faultsOfOurs(), engines...)
+}
 
 func faultsOfOurs() []Drill { //nolint:funlen // a table
 	return []Drill{
