@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,14 +140,11 @@ func (f *findings) host(ctx context.Context, cfg Config, o options, log *slog.Lo
 
 // reach opens a session with one node, or says why there is none.
 func reach(ctx context.Context, cl *gocql.ClusterConfig, host string) (*gocql.Session, error) {
-	if cl.Dialer == nil {
-		d := net.Dialer{Timeout: connectMax}
-		c, err := d.DialContext(ctx, "tcp", host)
-		if err != nil {
-			return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: nothing answers at %s: is the node up, and its native_transport_port open?", host)
-		}
-		_ = c.Close() // it has said what it was asked
+	c, err := cl.Dialer.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: nothing answers at %s: is the node up, and its native_transport_port open?", host)
 	}
+	_ = c.Close() // it has said what it was asked
 	s, err := dial(ctx, cl)
 	if err == nil {
 		return s, nil

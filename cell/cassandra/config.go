@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	// node that is killed then loses what it acknowledged in the last seconds, and a
 	// power cut takes it from all of them.
 	AllowPeriodicCommitlog bool `yaml:"allow_periodic_commitlog" doc:"accept that killed nodes lose what they acknowledged"`
+	// Via leads to nodes by other addresses than they go by; set by the stores' config.
+	Via detour.Map `yaml:"-"`
 }
 
 // Default is a config that lacks hosts and datacenter only.
@@ -72,6 +75,7 @@ func (c Config) Validate() error {
 		host, port, err := net.SplitHostPort(h)
 		n, portErr := strconv.ParseUint(port, 10, 16)
 		fault(err != nil || host == "" || portErr != nil || n == 0, "hosts", "%q is no host:port", h)
+		fault(c.Via[h] != "" && net.ParseIP(host) == nil, "hosts", "%q leads elsewhere by stores.via, which finds nodes by their IP addresses: name it so in both", h)
 	}
 	fault(!keyspaceName(c.Keyspace), "keyspace", "must be 1 to 48 lower-case letters, digits and _, a letter first; not %q", c.Keyspace)
 	fault(c.Datacenter == "", "datacenter", "must name the cluster's datacenter that the cell is in, as nodetool status shows it")

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parley/internal/credential"
+	"parley/internal/detour"
 )
 
 const (
@@ -58,7 +59,10 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	cl.MaxWaitSchemaAgreement = agreementWait
 	cl.Consistency, cl.SerialConsistency = gocql.Quorum, gocql.Serial
 	cl.DefaultTimestamp = false // a write without its own time is the server's to order: conditional ones
-	cl.Dialer = o.dialer
+	cl.Dialer = &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: connectMax}}
+	if o.dialer != nil {
+		cl.Dialer = o.dialer
+	}
 	cl.Logger = stdLogger{log}
 	if c.Username != "" {
 		secret, err := credential.Secret("password_file", c.PasswordFile)

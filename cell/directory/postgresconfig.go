@@ -2,6 +2,7 @@ package directory
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"parley/internal/credential"
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -67,6 +69,9 @@ type Config struct {
 	// longer; but a process that alone can't reach the server, while others change
 	// who may read what, hears of it only when that time is over.
 	StaleMax time.Duration `yaml:"stale_max"`
+	// Via leads to servers by other addresses than they go by; set by the stores'
+	// config.
+	Via detour.Map `yaml:"-"`
 }
 
 // DefaultConfig is a Config without a database.
@@ -166,6 +171,14 @@ func (c Config) conn() (*pgx.ConnConfig, error) {
 		}
 	}
 	cc.ConnectTimeout = c.ConnectTimeout
+	cc.DialFunc = (&detour.Dialer{Via: c.Via}).DialContext
+	resolve := cc.LookupFunc
+	cc.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
+		if c.Via.Leads(host) {
+			return []string{host}, nil // the dialer must see it as it is named
+		}
+		return resolve(ctx, host)
+	}
 	// A standby that a name or a list of hosts leads to would refuse each write.
 	cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	maps.Copy(cc.RuntimeParams, map[string]string{

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -42,6 +43,10 @@ type Config struct {
 	CAFile   string `yaml:"ca_file"`
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
+
+	// Via leads to brokers by other addresses than they go by; set by the stores'
+	// config.
+	Via detour.Map `yaml:"-"`
 }
 
 const (

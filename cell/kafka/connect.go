@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"parley/internal/credential"
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -34,7 +34,7 @@ const (
 
 // options are what every client of this package has in common.
 func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
-	dialer := &net.Dialer{Timeout: dialMax}
+	dialer := &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: dialMax}}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("parley"),
@@ -59,14 +59,13 @@ func (c Config) options(log *slog.Logger) ([]kgo.Opt, error) {
 		}
 		opts = append(opts, kgo.SASL(mechanism))
 	}
-	if c.CAFile == "" {
-		return append(opts, kgo.Dialer(dialer.DialContext)), nil
+	if c.CAFile != "" {
+		var err error
+		if dialer.TLS, err = (credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}).TLS(); err != nil {
+			return nil, err
+		}
 	}
-	conf, err := credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
-	if err != nil {
-		return nil, err
-	}
-	return append(opts, kgo.Dialer((&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext)), nil
+	return append(opts, kgo.Dialer(dialer.DialContext)), nil
 }
 
 func backoff(n int) time.Duration {

@@ -2,7 +2,6 @@ package redisdb
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"parley/internal/credential"
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -47,6 +47,9 @@ type Config struct {
 	// PendingMax bounds the marks that wait for the journal to come back, 1,000 to
 	// 10,000,000 [262,144: some 60 MB]; beyond it marks are refused.
 	PendingMax int `yaml:"pending_max"`
+	// Via leads to servers and sentinels by other addresses than they go by; set by
+	// the stores' config.
+	Via detour.Map `yaml:"-"`
 }
 
 // The modes.
@@ -125,8 +128,8 @@ func validPrefix(p string) bool {
 type access struct {
 	Config
 	password string
-	sentinel string      // the sentinels' password
-	tls      *tls.Config // nil = none
+	sentinel string // the sentinels' password
+	dialer   *detour.Dialer
 }
 
 func (c Config) access() (access, error) {
@@ -144,9 +147,10 @@ func (c Config) access() (access, error) {
 	}
 	a.password = secret("password_file", c.PasswordFile)
 	a.sentinel = secret("sentinel_password_file", c.SentinelPasswordFile)
+	a.dialer = &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: dialMax}}
 	if c.CAFile != "" {
 		var err error
-		a.tls, err = credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
+		a.dialer.TLS, err = credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 		faults = append(faults, err)
 	}
 	return a, errors.Join(faults...)
@@ -155,7 +159,7 @@ func (c Config) access() (access, error) {
 // options are for a connection to one node.
 func (a access) options(addr string) *redis.Options {
 	return &redis.Options{
-		Addr: addr, Username: a.Username, Password: a.password, TLSConfig: a.tls,
+		Addr: addr, Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext,
 		Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
 		DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 		DialerRetries: 1, MaxRetries: -1,
@@ -171,7 +175,7 @@ func (a access) client(mode string) redis.UniversalClient {
 	if mode == modeSentinel {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: a.MasterName, SentinelAddrs: a.Addrs,
-			Username: a.Username, Password: a.password, TLSConfig: a.tls, SentinelPassword: a.sentinel,
+			Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext, SentinelPassword: a.sentinel,
 			Protocol: o.Protocol, DisableIdentity: true, ContextTimeoutEnabled: true,
 			DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 			DialerRetries: 1, MaxRetries: -1,
@@ -179,7 +183,7 @@ func (a access) client(mode string) redis.UniversalClient {
 	}
 	if mode == modeCluster {
 		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: a.Addrs, Username: a.Username, Password: a.password, TLSConfig: a.tls,
+			Addrs: a.Addrs, Username: a.Username, Password: a.password, Dialer: a.dialer.DialContext,
 			Protocol: o.Protocol, DisableIdentity: true, ContextTimeoutEnabled: true,
 			DialTimeout: dialMax, ReadTimeout: answerMax, WriteTimeout: answerMax, PoolTimeout: answerMax,
 			DialerRetries: 1, MaxRetries: -1, MaxRedirects: redirectsMax, MaintNotificationsConfig: o.MaintNotificationsConfig,

@@ -110,7 +110,7 @@ func (n *node) hear(ctx context.Context) {
 
 // once lets a client dial once only.
 func once(o *redis.Options) *redis.Options {
-	dial := redis.NewDialer(o)
+	dial := o.Dialer
 	var used atomic.Bool
 	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if used.Swap(true) {

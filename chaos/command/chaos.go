@@ -27,7 +27,7 @@ func Chaos() *cobra.Command {
 	}
 	list := &cobra.Command{Use: "list", Short: "List the drills", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
 		for _, d := range drill.Drills() {
-			fmt.Fprintf(cmd.OutOrStdout(), "%-20s %s\n", d.Name, d.Title)
+			fmt.Fprintf(cmd.OutOrStdout(), "%-23s %s\n", d.Name, d.Title)
 		}
 	}}
 	cmd.AddCommand(list, chaosRun())

@@ -29,7 +29,7 @@ func build(ctx context.Context, cfg Config) (w *world, err error) {
 		return nil, err
 	}
 	w = &world{
-		cfg: cfg, procs: map[string]*process.Process{}, relays: map[topology.GatewayID]*fault.Relay{},
+		cfg: cfg, procs: map[string]*process.Process{}, relays: map[topology.GatewayID]*fault.Relay{}, wires: map[string]*fault.Wire{},
 		web: &http.Client{Timeout: orderMax}, silenced: func() {},
 	}
 	if w.layout, err = newLayout(ctx, dir, cfg.Engines); err != nil {
@@ -130,7 +130,8 @@ func (w *world) defineEtcd(r region) error {
 	return nil
 }
 
-// link puts a relay before each gateway.
+// link puts a relay before each gateway, and a wire before each node of the
+// target's engines.
 func (w *world) link() error {
 	for _, r := range w.regions {
 		for _, g := range r.cell.gateways {
@@ -139,6 +140,13 @@ func (w *world) link() error {
 				return err
 			}
 			w.relays[g.id] = relay
+		}
+		for _, to := range r.cell.wires {
+			wire, err := fault.NewWire(to.listen, to.target)
+			if err != nil {
+				return err
+			}
+			w.wires[to.node] = wire
 		}
 	}
 	return nil
@@ -168,7 +176,7 @@ func (w *world) foundWorkspaces(ctx context.Context) error {
 	return nil
 }
 
-// stop kills every process and ends the relays: what a drill has left is nobody's.
+// stop kills every process and ends the relays and wires: what a drill has left is nobody's.
 func (w *world) stop() error {
 	var errs []error
 	for _, p := range w.procs {
@@ -176,6 +184,9 @@ func (w *world) stop() error {
 	}
 	for _, r := range w.relays {
 		errs = append(errs, r.Close())
+	}
+	for _, to := range w.wires {
+		to.Close()
 	}
 	w.web.CloseIdleConnections()
 	return errors.Join(errs...)

@@ -38,12 +38,11 @@ const (
 
 // Drills are all of them, in the order in which they are run.
 func Drills() []Drill {
-	all := faultsOfOurs()
-	for _, d := range faultsOfEngines() {
-		d.Engines = true
-		all = append(all, d)
+	engines := append(faultsOfEngines(), faultsOfWires()...)
+	for i := range engines {
+		engines[i].Engines = true
 	}
-	return all
+	return append(faultsOfOurs(), engines...)
 }
 
 func faultsOfOurs() []Drill { //nolint:funlen // a table

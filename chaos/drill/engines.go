@@ -54,13 +54,26 @@ func (l *layout) engines(ctx context.Context, script, set string) (roles.Engines
 	return e, nil
 }
 
-// engine does something to an engine of the target, or to one of its nodes.
+// engine does something to an engine of the target, or to one of its nodes. Who
+// dials one that was killed is refused, as without a wire.
 func (w *world) engine(ctx context.Context, do, what string) error {
 	ctx, cancel := context.WithTimeout(ctx, engineMax)
 	defer cancel()
+	if do == "start" {
+		for _, to := range w.wiresTo(what) {
+			if err := to.Accept(); err != nil {
+				return err
+			}
+		}
+	}
 	out, err := exec.CommandContext(ctx, w.cfg.Engines, do, engineSets[0], what).CombinedOutput() //nolint:gosec // drills say what to run
 	if err != nil {
 		return fmt.Errorf("%s %s %s: %w: %s", do, engineSets[0], what, err, out)
+	}
+	if do == "kill" {
+		for _, to := range w.wiresTo(what) {
+			to.Refuse()
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"parley/internal/detour"
 	"parley/internal/pki"
 	"parley/internal/roles"
 	"parley/internal/topology"
@@ -18,8 +19,8 @@ import (
 
 // layout is every process of a drill's cluster with its address: two regions,
 // each with an etcd of three, a cell and an edge, and a control plane of three.
-// Edges reach the first region's cell through relays, one per edge, so that
-// either way between them can be slowed and cut.
+// Edges reach cells through relays, one per gateway, so that either way between
+// them can be slowed and cut; the first region's cell reaches its engines by wires.
 type layout struct {
 	dir     string
 	regions []region
@@ -41,6 +42,7 @@ type cell struct {
 	id       topology.CellID
 	units    []unit
 	stores   roles.Engines
+	wires    []wire // to the nodes of its engines
 	gateways []gateway
 	servers  []topology.ServerID
 }
@@ -118,9 +120,6 @@ func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
 	for i := range membersOfThree {
 		l.control = append(l.control, controlNode{fmt.Sprintf("control-%d", i+1), p.tcp(), p.tcp(), p.tcp()})
 	}
-	if p.err != nil {
-		return nil, p.err
-	}
 	for i := range l.regions {
 		if engines == "" {
 			continue
@@ -129,6 +128,16 @@ func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
 		if l.regions[i].cell.stores, err = l.engines(ctx, engines, engineSets[i]); err != nil {
 			return nil, err
 		}
+	}
+	if c := &l.regions[0].cell; engines != "" {
+		c.wires = p.wires(c.stores)
+		c.stores.Via = detour.Map{}
+		for _, w := range c.wires {
+			c.stores.Via[w.target] = w.listen
+		}
+	}
+	if p.err != nil {
+		return nil, p.err
 	}
 	var err error
 	l.ca, err = pki.OpenAuthority(filepath.Join(dir, "ca"))

@@ -74,7 +74,7 @@ func Run(ctx context.Context, cfg Config) (results []Result, err error) {
 		if ctx.Err() != nil {
 			return results, ctx.Err()
 		}
-		fmt.Fprintf(cfg.Out, "%-20s %s … ", d.Name, d.Title)
+		fmt.Fprintf(cfg.Out, "%-23s %s … ", d.Name, d.Title)
 		r := w.run(ctx, d)
 		fmt.Fprintln(cfg.Out, r.line())
 		results = append(results, r)

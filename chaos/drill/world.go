@@ -21,12 +21,13 @@ import (
 )
 
 // world is the cluster under drill: its processes, the relays between edges and
-// cells, and what operators do to it.
+// cells, the wires between a cell and its engines, and what operators do to it.
 type world struct {
 	*layout
 	cfg    Config
 	procs  map[string]*process.Process
 	relays map[topology.GatewayID]*fault.Relay
+	wires  map[string]*fault.Wire // by engine and node, as cassandra-1
 	web    *http.Client
 
 	mu       sync.Mutex

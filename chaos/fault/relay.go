@@ -1,5 +1,6 @@
 // Package fault breaks networks between processes of one machine: a Relay stands
-// between edges and a gateway and delays, loses or cuts what passes.
+// between edges and a gateway, a Wire between a cell and an engine. They delay, lose,
+// reset or cut what passes.
 package fault
 
 import (

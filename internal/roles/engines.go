@@ -13,6 +13,7 @@ import (
 	"parley/cell/kafka"
 	"parley/cell/redisdb"
 	"parley/cell/search/elastic"
+	"parley/internal/detour"
 	"parley/internal/pki"
 	"parley/internal/problem"
 	"parley/regions"
@@ -25,6 +26,16 @@ type Engines struct {
 	Redis         redisdb.Config   `yaml:"redis"`
 	Postgres      directory.Config `yaml:"postgres"`
 	Elasticsearch elastic.Config   `yaml:"elasticsearch"`
+	// Via says where to connect instead of an address that an engine goes by, in the
+	// sections above or in what its cluster says of its nodes: host:port to host:port.
+	// For engines behind a NAT or a bastion, and for drills.
+	Via detour.Map `yaml:"via"`
+}
+
+// routed are the engines with what leads to them.
+func (e Engines) routed() Engines {
+	e.Cassandra.Via, e.Kafka.Via, e.Redis.Via, e.Postgres.Via, e.Elasticsearch.Via = e.Via, e.Via, e.Via, e.Via, e.Via
+	return e
 }
 
 // defaultEngines names no server.
@@ -53,6 +64,7 @@ type engine struct {
 }
 
 func (e Engines) all(log *slog.Logger) []engine {
+	e = e.routed()
 	redis := func(ctx context.Context) error { return redisdb.Check(ctx, e.Redis) }
 	postgres := func(ctx context.Context) error { return directory.Check(ctx, e.Postgres) }
 	return []engine{
@@ -80,6 +92,7 @@ func (e Engines) all(log *slog.Logger) []engine {
 func (e Engines) validate(f *faults) {
 	f.check(e.cassandra() == e.kafka(), "stores.kafka", "and stores.cassandra go together: what is marked as emitted in the one is in the other")
 	f.check(!e.redis() || e.kafka(), "stores.redis", "needs stores.kafka, from which read state is filled again when Redis has lost it")
+	f.within("stores", e.Via.Validate())
 	for _, g := range e.all(nil) {
 		if g.used {
 			f.within("stores."+g.name, g.validate())

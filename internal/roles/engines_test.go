@@ -1,9 +1,11 @@
 package roles_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/spf13/pflag"
@@ -58,6 +60,8 @@ func TestEngines_FaultsNameTheirSection(t *testing.T) {
 		"Cassandra without Kafka":    {`  kafka: {brokers: ["127.0.0.1:9092"]}`, "", "stores.kafka"},
 		"a key that is not there":    {"datacenter: dc1", "datacentre: dc1", "datacentre"},
 		"a wrong address":            {"127.0.0.1:9042", "nowhere", "stores.cassandra.hosts"},
+		"a detour to nowhere":        {"stores:\n", "stores:\n  via: {\"10.0.3.1:9042\": nowhere}\n", "stores.via: \"nowhere\" is not host:port"},
+		"a detour by a node's name":  {"stores:\n  cassandra: {hosts: [\"127.0.0.1:9042\"]", "stores:\n  via: {\"db:9042\": \"127.0.0.1:1\"}\n  cassandra: {hosts: [\"db:9042\"]", "stores.cassandra.hosts"},
 		"gateways apart without all": {`  postgres: {host: 127.0.0.1, database: parley, user: parley}`, "", "on embedded stores a cell is one process"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,6 +87,61 @@ func TestCheck_TellsOfEveryEngine(t *testing.T) {
 	for _, section := range []string{"cassandra", "kafka", "redis", "postgres", "elasticsearch"} {
 		if err == nil || !strings.Contains(err.Error(), "stores."+section) {
 			t.Errorf("nothing is said of %s: %v", section, err)
+		}
+	}
+}
+
+// hangUp counts who connects, and hangs up.
+func hangUp(t *testing.T) (at string, met *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	met = new(atomic.Int64)
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			met.Add(1)
+			_ = c.Close()
+		}
+	}()
+	return l.Addr().String(), met
+}
+
+// The engines go by addresses that lead nowhere (RFC 5737, RFC 2606).
+func TestVia_EveryDriverTakesTheDetour(t *testing.T) {
+	text, via := onEngines, "via:"
+	met := map[string]*atomic.Int64{}
+	var viaSb122 strings.Builder
+	for port, engine := range map[string]string{"9042": "cassandra", "9092": "kafka", "6379": "redis", "9200": "elasticsearch", "5432": "postgres"} {
+		named := "192.0.2.1:" + port
+		if engine == "postgres" {
+			named = "db.invalid:" + port
+		}
+		at, n := hangUp(t)
+		met[engine] = n
+		text = strings.ReplaceAll(text, "127.0.0.1:"+port, named)
+		viaSb122.WriteString("\n    " + named + ": " + at)
+	}
+	via += viaSb122.String()
+	text = strings.Replace(text, "host: 127.0.0.1, ", "host: db.invalid, ", 1)
+	c, err := load(t, text+"  "+via+"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context()); err == nil {
+		t.Error("engines that hang up are taken")
+	}
+	for engine, n := range met {
+		if n.Load() == 0 {
+			t.Errorf("%s was not reached by its detour", engine)
 		}
 	}
 }

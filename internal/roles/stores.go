@@ -51,6 +51,7 @@ type opening struct {
 
 // openStores opens the drivers that the config names, all or none.
 func (c Cell) openStores(ctx context.Context, log *slog.Logger, metrics *metricSet) (_ *stores, err error) {
+	c.Stores = c.Stores.routed()
 	o := opening{stores: &stores{}, c: c, log: log, metrics: metrics}
 	defer func() {
 		if err != nil {

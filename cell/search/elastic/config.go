@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"parley/internal/credential"
+	"parley/internal/detour"
 	"parley/internal/problem"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	// RequestMax bounds one request: 1 s to 2 min, default 20 s. Searches give up long
 	// before; a shorter bound makes a slow cluster's bulks fail and be sent again.
 	RequestMax time.Duration `yaml:"request_max"`
+	// Via leads to nodes by other addresses than Addresses'; set by the stores' config.
+	Via detour.Map `yaml:"-"`
 }
 
 const (
@@ -122,6 +125,7 @@ func (c Config) Validate() error {
 type secrets struct {
 	password, apiKey string
 	tls              *tls.Config
+	dialer           *detour.Dialer
 }
 
 func (c Config) secrets() (s secrets, err error) {
@@ -132,6 +136,7 @@ func (c Config) secrets() (s secrets, err error) {
 		return text
 	}
 	s.password, s.apiKey = read("password_file", c.PasswordFile), read("api_key_file", c.APIKeyFile)
+	s.dialer = &detour.Dialer{Via: c.Via, Net: net.Dialer{Timeout: dialMax}}
 	s.tls, err = credential.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 	faults = append(faults, err)
 	return s, errors.Join(faults...)
@@ -139,7 +144,7 @@ func (c Config) secrets() (s secrets, err error) {
 
 func (s *secrets) transport() *http.Transport {
 	return &http.Transport{
-		DialContext: (&net.Dialer{Timeout: dialMax}).DialContext, TLSClientConfig: s.tls, TLSHandshakeTimeout: dialMax,
+		DialContext: s.dialer.DialContext, TLSClientConfig: s.tls, TLSHandshakeTimeout: dialMax,
 		MaxConnsPerHost: connsMax, MaxIdleConnsPerHost: connsMax, IdleConnTimeout: idleMax, ResponseHeaderTimeout: headerMax,
 	}
 }
