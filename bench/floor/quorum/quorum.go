@@ -40,12 +40,9 @@ const insert = `INSERT INTO post (channel, kind, rev, body) VALUES (?, ?, ?, ?)`
 // Open connects, and makes a keyspace with one table.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg, blob: []byte(strings.Repeat("x", cfg.Bytes))}
-	cl := gocql.NewCluster(cfg.Hosts...)
-	cl.Consistency, cl.Timeout, cl.NumConns = gocql.Quorum, writeMax, conns
-	cl.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(cfg.Datacenter))
 	ctx, cancel := context.WithTimeout(ctx, openMax)
 	defer cancel()
-	first, err := cl.CreateSession()
+	first, err := cfg.session("")
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "the floor's Cassandra can't be reached")
 	}
@@ -57,13 +54,20 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	first.Close()
 	if err == nil {
-		cl.Keyspace = "floor"
-		c.s, err = cl.CreateSession()
+		c.s, err = cfg.session("floor")
 	}
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "the floor's table can't be made")
 	}
 	return c, nil
+}
+
+// session connects. Each has its own policy: it can't be shared.
+func (c Config) session(keyspace string) (*gocql.Session, error) {
+	cl := gocql.NewCluster(c.Hosts...)
+	cl.Keyspace, cl.Consistency, cl.Timeout, cl.NumConns = keyspace, gocql.Quorum, writeMax, conns
+	cl.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(c.Datacenter))
+	return cl.CreateSession()
 }
 
 // Post writes the rows of a channel's nth post, side by side; it returns when all
