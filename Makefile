@@ -97,6 +97,21 @@ bench: build ## Every workload beside its floor, 15 minutes; writes docs/benchma
 	$(GO) build -o bin/parley-bench ./bench/run
 	bin/parley-bench bench report --parley bin/parley --for 4s --profile 4s $(if $(QUICK),--quick,--write docs/benchmarks.md)
 
+# What measures cells on real engines: parley, its measuring program, etcd.
+.PHONY: engine-binaries
+engine-binaries: build
+	$(GO) build -o bin/parley-bench ./bench/run
+	$(GO) build -o bin/etcd go.etcd.io/etcd/server/v3
+	tools/engines/engines install cell-1
+
+.PHONY: bench-engines
+bench-engines: engine-binaries ## A cell on real engines beside the engines alone, 15 minutes; writes docs/benchmarks-engines.md (QUICK=1: only printed; ONLY=posts,lag)
+	bin/parley-bench bench engines --parley bin/parley --runs 3 $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick,--rows bin/bench-engines.json --write docs/benchmarks-engines.md)
+
+.PHONY: replay-engines
+replay-engines: engine-binaries ## Import and replay conversations on a cell on real engines, and compare its stores (REPLAY=export.zip FOR=5m)
+	bin/parley-bench bench replay-engines $(or $(REPLAY),$(error REPLAY=export.zip is missing)) --parley bin/parley $(if $(FOR),--replay-for $(FOR))
+
 .PHONY: bench-compare
 bench-compare: ## Two commits in turns, compared by benchstat (BASE=HEAD~1 HEAD=HEAD ROUNDS=5 ONLY=fan-out,idle)
 	bash bench/compare.sh "$(or $(BASE),HEAD~1)" "$(or $(HEAD),HEAD)" "$(or $(ROUNDS),5)" "$(ONLY)"

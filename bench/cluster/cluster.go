@@ -105,6 +105,13 @@ type Seed struct {
 	Users, Channels, Members int
 }
 
+// Args are what `parley seed` is told.
+func (s Seed) Args() []string {
+	return []string{
+		"--prefix", s.Prefix, "--users", strconv.Itoa(s.Users), "--channels", strconv.Itoa(s.Channels), "--members-per-channel", strconv.Itoa(s.Members),
+	}
+}
+
 // Seed makes people and channels. Each channel's members are the next stretch of
 // the users.
 func (c *Cluster) Seed(ctx context.Context, s Seed) (People, error) {
@@ -113,9 +120,8 @@ func (c *Cluster) Seed(ctx context.Context, s Seed) (People, error) {
 	if len(c.info.Workspaces) == 0 {
 		return People{}, problem.New(problem.Internal, "the cluster has no workspace")
 	}
-	cmd := exec.CommandContext(ctx, c.cfg.Binary, "seed", "--dev-file", c.infoFile(), "--workspace", c.info.Workspaces[0].Slug, //nolint:gosec // the operator names it
-		"--prefix", s.Prefix, "--users", strconv.Itoa(s.Users), "--channels", strconv.Itoa(s.Channels),
-		"--members-per-channel", strconv.Itoa(s.Members), "-o", "json")
+	args := append([]string{"seed", "--dev-file", c.infoFile(), "--workspace", c.info.Workspaces[0].Slug, "-o", "json"}, s.Args()...)
+	cmd := exec.CommandContext(ctx, c.cfg.Binary, args...) //nolint:gosec // the operator names it
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"parley/bench/floor/hub"
+	"parley/bench/replay"
 	"parley/bench/report"
 	"parley/bench/workload"
 	"parley/internal/problem"
@@ -34,7 +35,7 @@ func Command() *cobra.Command {
 	f.StringVar(&e.Profiles, "profiles", "", "keep the profiles in this directory")
 	f.StringVar(&e.Parley, "parley", "", "the binary to measure (default: this one)")
 	f.StringVar(&e.Dir, "dir", "", "where clusters keep their data; its disk is part of what is measured (default: $TMPDIR)")
-	cmd.AddCommand(fanout(e), typical(e), idle(e), hop(e), wireBytes(e), routes(e), whole(e), floorHub())
+	cmd.AddCommand(fanout(e), typical(e), idle(e), hop(e), wireBytes(e), routes(e), whole(e), engines(e), replayed(e), floorHub())
 	return cmd
 }
 
@@ -144,6 +145,71 @@ func whole(e *workload.Env) *cobra.Command {
 		}
 		defer l.end()
 		return report.Run(cmd.Context(), e, c, cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+// engines measures cells on real engines.
+func engines(e *workload.Env) *cobra.Command {
+	c := report.Config{Engines: true}
+	cmd := &cobra.Command{
+		Use: "engines", Short: "Measure a cell on real engines beside the engines alone, and write the report", Args: cobra.NoArgs,
+		Long: "engines starts the sets cell-1 and cell-2 of tools/engines, wiped, and takes them down again. It needs etcd and the source tree:\n`make bench-engines` sees to both.",
+	}
+	f := cmd.Flags()
+	f.BoolVar(&c.Quick, "quick", false, "small and short: to see that everything works")
+	f.StringVar(&c.Markdown, "write", "", "the page to write (default: standard output)")
+	f.StringVar(&c.Gobench, "gobench", "", "write the runs in Go's benchmark format, too, for benchstat")
+	f.StringSliceVar(&c.Only, "only", nil, "run only these, comma-separated: posts, drivers, lag, two-cells")
+	f.StringVar(&c.Rows, "rows", "", "keep the rows in this file; those that are there and are not run again go into the page, too")
+	tools(cmd, e)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		l, err := prepare(cmd, e)
+		if err != nil {
+			return err
+		}
+		defer l.end()
+		return report.Run(cmd.Context(), e, c, cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+// tools are what cells on engines need beside parley.
+func tools(cmd *cobra.Command, e *workload.Env) {
+	f := cmd.Flags()
+	f.StringVar(&e.Etcd, "etcd", "bin/etcd", "the etcd to run")
+	f.StringVar(&e.Engines, "engines", "tools/engines/engines", "the script that starts engines")
+	f.StringVar(&e.Root, "root", ".", "the source tree, for the drivers' benchmarks")
+}
+
+// replayed is `parley bench replay-engines`.
+func replayed(e *workload.Env) *cobra.Command {
+	c := replay.Config{}
+	cmd := &cobra.Command{
+		Use: "replay-engines FILE.zip", Short: "Import and replay a community's conversations on a cell on real engines, and compare its stores", Args: cobra.ExactArgs(1),
+		Long: "replay-engines starts the set cell-1 of tools/engines, wiped, and a cell on it; imports the export; has people say all of it again\n" +
+			"through their sockets, as fast as the answers come; waits until workers have caught up; compares the stores.",
+	}
+	f := cmd.Flags()
+	f.IntVar(&c.People, "people", 120, "how many say it")
+	f.DurationVar(&c.For, "replay-for", 0, "how long the replay may take; 0 = to the end of the export")
+	f.BoolVar(&c.Import, "import", true, "import it, too")
+	f.BoolVar(&c.History, "history", false, "write down, and check, what every client saw (large)")
+	tools(cmd, e)
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		l, err := prepare(cmd, e)
+		if err != nil {
+			return err
+		}
+		l.end()
+		if c.Dir = e.Dir; c.Dir == "" {
+			if c.Dir, err = os.MkdirTemp("", "parley-replay-"); err != nil {
+				return err
+			}
+		}
+		c.Parley, c.Etcd, c.Engines, c.File, c.Out = e.Parley, e.Etcd, e.Engines, args[0], cmd.OutOrStdout()
+		fmt.Fprintf(c.Out, "data, logs and histories go to %s\n", c.Dir)
+		return replay.Run(cmd.Context(), c)
 	}
 	return cmd
 }

@@ -1,6 +1,10 @@
 package process_test
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,5 +59,27 @@ func TestProcess_CountsCPU(t *testing.T) {
 	defer p.Stop()
 	if cpu, err := p.CPU(); err != nil || cpu == 0 {
 		t.Errorf("CPU %s, %v", cpu, err)
+	}
+}
+
+// A child may be asked whether it serves, and its errors go to its log.
+func TestProcess_IsAskedWhetherItServes(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "child.log")
+	asked := 0
+	p, err := process.Start(t.Context(), process.Config{
+		Name: "the child", Path: "/bin/sh", Args: []string{"-c", "echo starting >&2; exec sleep 60"}, Log: log,
+		Serves: func(context.Context) error {
+			if asked++; asked < 3 {
+				return errors.New("not yet")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Stop()
+	if said, err := os.ReadFile(log); err != nil || string(said) != "starting\n" || asked != 3 {
+		t.Errorf("the log has %q, %v; asked %d times", said, err, asked)
 	}
 }

@@ -123,3 +123,32 @@ func TestRun_RefusesUnknownNames(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A page made in parts has all of them; what is measured again takes its old place.
+func TestRun_KeepsRowsOfOtherParts(t *testing.T) {
+	dir := t.TempDir()
+	rows := filepath.Join(dir, "rows.json")
+	other := row()
+	b, err := json.Marshal([]workload.Row{other})
+	if err == nil {
+		err = os.WriteFile(rows, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &workload.Env{Runs: 1, For: 100 * time.Millisecond, Dir: dir}
+	if err := e.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var page bytes.Buffer
+		if err := report.Run(t.Context(), e, report.Config{Only: []string{"commit"}, Rows: rows}, &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"| fan-out, 2 sockets |", "| message store, 64 channels at once |"} {
+			if n := strings.Count(page.String(), want); n != 1 {
+				t.Errorf("%q is there %d times:\n%s", want, n, page.String())
+			}
+		}
+	}
+}

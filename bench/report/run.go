@@ -3,8 +3,11 @@ package report
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -20,6 +23,10 @@ type Config struct {
 	Markdown string   // file of the page; "" = standard output
 	Gobench  string   // file in Go's benchmark format; "" = none
 	Only     []string // names of workloads; none = all
+	Engines  bool     // the workloads of cells on real engines, in place of the others
+	// Rows, if not "", is a file that rows are kept in: the page has those of workloads
+	// that did not run this time, too, so that it can be made in parts.
+	Rows string
 }
 
 // work is a workload and how long its runs are.
@@ -54,9 +61,27 @@ func all(quick bool) []work {
 	}
 }
 
+// onEngines are the workloads of cells on real engines.
+func onEngines(quick bool) []work {
+	posts, lag, cells := workload.EnginePostsSize(), workload.SearchLagSize(), workload.TwoCells{Load: 10 * time.Second}
+	if quick {
+		posts.Typical = workload.Typical{Channels: 100, Members: 10, Online: 10, Sockets: 200}
+		lag.For, cells.Load = 5*time.Second, 2*time.Second
+	}
+	return []work{
+		{"posts", 0, posts.Run},
+		{"drivers", 0, workload.Drivers{}.Run},
+		{"lag", 0, lag.Run},
+		{"two-cells", 0, cells.Run},
+	}
+}
+
 // chosen are the workloads to run.
 func chosen(c Config) ([]work, error) {
 	works := all(c.Quick)
+	if c.Engines {
+		works = onEngines(c.Quick)
+	}
 	if len(c.Only) == 0 {
 		return works, nil
 	}
@@ -90,7 +115,7 @@ func Run(ctx context.Context, e *workload.Env, c Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p := page{began: time.Now(), env: env}
+	p := page{began: time.Now(), env: env, engines: c.Engines}
 	var bench bytes.Buffer
 	for _, w := range works {
 		one := env
@@ -108,6 +133,9 @@ func Run(ctx context.Context, e *workload.Env, c Config, out io.Writer) error {
 		}
 		p.rows = append(p.rows, rows...)
 		gobench(&bench, rows)
+	}
+	if p.rows, err = keep(c, p.rows); err != nil {
+		return err
 	}
 	var b bytes.Buffer
 	p.write(ctx, &b)
@@ -133,4 +161,33 @@ func put(name string, b []byte, w io.Writer) error {
 		return problem.Wrap(err, problem.Unavailable, "%s can't be written", name)
 	}
 	return nil
+}
+
+// keep adds kept rows of what was not measured now, and keeps all, in the order of
+// their names' first coming.
+func keep(c Config, rows []workload.Row) ([]workload.Row, error) {
+	if c.Rows == "" {
+		return rows, nil
+	}
+	var kept []workload.Row
+	b, err := os.ReadFile(c.Rows)
+	if err == nil {
+		err = json.Unmarshal(b, &kept)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, problem.Wrap(err, problem.Invalid, "%s holds no rows", c.Rows)
+	}
+	for _, r := range rows {
+		i := slices.IndexFunc(kept, func(k workload.Row) bool { return k.Workload == r.Workload && k.Measure == r.Measure })
+		if i < 0 {
+			kept = append(kept, r)
+			continue
+		}
+		kept[i] = r
+	}
+	b, err = json.MarshalIndent(kept, "", "  ")
+	if err == nil {
+		err = put(c.Rows, b, nil)
+	}
+	return kept, err
 }

@@ -47,20 +47,7 @@ func (t Typical) Run(ctx context.Context, e *Env) ([]Row, error) {
 		return nil, err
 	}
 	defer end()
-	best := map[*side]int{}
-	for _, s := range sides {
-		if best[s], err = t.search(ctx, e, s, without(sides, s)); err != nil {
-			return nil, err
-		}
-	}
-	plan := func(s *side) load.Plan { return load.Plan{InFlight: best[s], Warm: e.Warm, For: e.For} }
-	runs, err := e.interleave(ctx, sides, plan, func(s *side, m measured) bool {
-		if m.Delivery.P99 < typicalP99Max {
-			return true
-		}
-		best[s] = max(best[s]*2/3, 1) // the search was lucky
-		return false
-	})
+	best, runs, err := t.measure(ctx, e, sides)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +63,25 @@ func (t Typical) Run(ctx context.Context, e *Env) ([]Row, error) {
 	r.Notes = append(r.Notes, t.honest(sides, best, runs))
 	r.Profile, err = e.profile(ctx, sides[0], load.Plan{InFlight: best[sides[0]], Warm: e.Warm / 2}, filepath.Join(dir, "typical.pprof"))
 	return []Row{r}, err
+}
+
+// measure searches each side's best, and measures it in turns with the others'.
+func (t Typical) measure(ctx context.Context, e *Env, sides []*side) (best map[*side]int, runs [][]measured, err error) {
+	best = map[*side]int{}
+	for _, s := range sides {
+		if best[s], err = t.search(ctx, e, s, without(sides, s)); err != nil {
+			return nil, nil, err
+		}
+	}
+	plan := func(s *side) load.Plan { return load.Plan{InFlight: best[s], Warm: e.Warm, For: e.For} }
+	runs, err = e.interleave(ctx, sides, plan, func(s *side, m measured) bool {
+		if m.Delivery.P99 < typicalP99Max {
+			return true
+		}
+		best[s] = max(best[s]*2/3, 1) // the search was lucky
+		return false
+	})
+	return best, runs, err
 }
 
 // honest says what was in flight, and in how many runs the bound was broken.
@@ -132,7 +138,11 @@ func (t Typical) search(ctx context.Context, e *Env, s *side, others []*side) (b
 	best = inFlightLeast
 	for n := inFlightLeast; n <= inFlightMost; n *= 2 {
 		e.Say(fmt.Sprintf("%s: searching, %d in flight", s.name, n))
-		m, err := s.measure(ctx, load.Plan{InFlight: n, Warm: searchWarm, For: searchFor}, others)
+		plan := load.Plan{InFlight: n, Warm: searchWarm, For: searchFor}
+		m, err := s.measure(ctx, plan, others)
+		if err == nil && m.Delivery.P99 >= searchP99Max { // once may be the machine's fault
+			m, err = s.measure(ctx, plan, others)
+		}
 		if err != nil {
 			return 0, err
 		}

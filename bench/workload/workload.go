@@ -25,11 +25,14 @@ import (
 type Env struct {
 	Parley string   // the binary
 	Hub    []string // the command that runs the floor hub
-	Dir    string   // for data; on the disk that is to be measured
-	Runs   int      // pairs of runs
-	Warm   time.Duration
-	For    time.Duration // of each run
-	Floor  bool          // measure the floor, too
+	// Etcd and Engines are what cells on real engines need beside: the etcd to run, and
+	// tools/engines/engines. Root is the source tree's, whose Go benchmarks are run.
+	Etcd, Engines, Root string
+	Dir                 string // for data; on the disk that is to be measured
+	Runs                int    // pairs of runs
+	Warm                time.Duration
+	For                 time.Duration // of each run
+	Floor               bool          // measure the floor, too
 	// Profile, if not 0, is how long Parley's CPU is profiled in an extra run.
 	Profile  time.Duration
 	Profiles string // a directory to keep the profiles in; "" = they are not kept
@@ -65,9 +68,23 @@ func (e *Env) scratch(name string) (dir string, remove func(), err error) {
 // side is a server under measurement and the load on it.
 type side struct {
 	name   string
-	proc   *process.Process
-	load   *load.Load
-	parley *cluster.Cluster // nil for a floor
+	proc   server
+	load   traffic
+	parley *cluster.Cluster // nil for a floor, and for cells on engines
+}
+
+// server is what is measured: a process, or several.
+type server interface {
+	CPU() (time.Duration, error)
+	Alive() error
+	Stop()
+}
+
+// traffic is the load on a server: sockets, or calls of it.
+type traffic interface {
+	Run(ctx context.Context, p load.Plan) (load.Result, error)
+	Stay(ctx context.Context, d time.Duration) error
+	Close()
 }
 
 func (s *side) close() {
@@ -182,10 +199,11 @@ func (e *Env) hubSide(ctx context.Context, dir string, durable bool, follows [][
 			s.close()
 		}
 	}()
-	var addr string
-	if s.proc, addr, err = e.startHub(ctx, dir, durable); err != nil {
+	p, addr, err := e.startHub(ctx, dir, durable)
+	if err != nil {
 		return nil, err
 	}
+	s.proc = p
 	cfg := load.Config{Name: "floor", Progress: e.progress(s.name)}
 	for _, chs := range follows {
 		ids := make([]string, len(chs))
@@ -194,8 +212,15 @@ func (e *Env) hubSide(ctx context.Context, dir string, durable bool, follows [][
 		}
 		cfg.Sockets = append(cfg.Sockets, load.Socket{Addr: addr, Token: strings.Join(ids, ".")})
 	}
-	s.load, err = load.Connect(ctx, cfg)
-	return s, err
+	return s, s.connected(load.Connect(ctx, cfg))
+}
+
+// connected takes a load, unless there is none.
+func (s *side) connected(l *load.Load, err error) error {
+	if err == nil {
+		s.load = l
+	}
+	return err
 }
 
 // parleySide is a cluster with seeded people, of whom some have sockets.
@@ -217,8 +242,7 @@ func (e *Env) parleySide(ctx context.Context, dir string, seed cluster.Seed, edg
 	if err != nil {
 		return nil, err
 	}
-	s.load, err = e.connect(ctx, s.parley, people, online)
-	return s, err
+	return s, s.connected(e.connect(ctx, s.parley, people, online))
 }
 
 // connect opens a socket for each user that is online, at the edges in turns.
@@ -227,7 +251,12 @@ func (e *Env) connect(ctx context.Context, c *cluster.Cluster, people cluster.Pe
 	if err != nil {
 		return nil, err
 	}
-	cfg := load.Config{Name: "bench", Progress: e.progress("parley")}
+	return e.sockets(ctx, "bench", edges, people, online)
+}
+
+// sockets opens them; name is unique among the loads of one server.
+func (e *Env) sockets(ctx context.Context, name string, edges []string, people cluster.People, online func(user int) bool) (*load.Load, error) {
+	cfg := load.Config{Name: name, Progress: e.progress("parley")}
 	for i, u := range people.Users {
 		if online == nil || online(i) {
 			cfg.Sockets = append(cfg.Sockets, load.Socket{Addr: edges[len(cfg.Sockets)%len(edges)], Token: u.Token})

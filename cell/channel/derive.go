@@ -192,7 +192,7 @@ func (sh *shard) applied(b behind) {
 	}
 	t.trim()
 	b.room.mu.Unlock()
-	sh.emitSoon(b.room.ref, was, last)
+	sh.emitSoon(b.room.ref, was, last, b.changes)
 }
 
 // underived is the next changes of a channel that history lacks: from memory, or
@@ -243,7 +243,7 @@ func (sh *shard) markAgain(ctx context.Context, todo []behind) {
 		}
 		b.room.mu.Unlock()
 		// What is in history again is emitted again; so is what the mark lacks below.
-		sh.emitSoon(b.room.ref, min(m.Emitted, m.Applied), m.Applied)
+		sh.emitSoon(b.room.ref, min(m.Emitted, m.Applied), m.Applied, nil)
 	}
 }
 

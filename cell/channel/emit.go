@@ -15,8 +15,12 @@ const (
 	emitChannels = 256
 	emitEvents   = 2048
 	// emitMax bounds one append. The event log may be away for hours; what is not
-	// in it waits in the message log, and costs no memory here but a few words a channel.
+	// in it waits in the message log, and costs no memory here but what briefsMax allows.
 	emitMax = 20 * time.Second
+	// briefsMax bounds the changes of a channel whose events are remembered, two bytes
+	// each. Beyond it they are read from the log, as after a takeover: an import or a
+	// short outage must not cost a read of all that was just written.
+	briefsMax = 16_384
 )
 
 // emission is what the event log lacks of a channel: the revs above done, up to
@@ -25,10 +29,30 @@ type emission struct {
 	ref        topology.ChannelRef
 	done, upTo topology.Rev
 	queued     bool
+	// briefs are of the changes above done, without gaps, as far as they are known.
+	briefs []brief
 }
 
-// emitSoon queues events of a channel for the emitter.
-func (sh *shard) emitSoon(ref topology.ChannelRef, above, upTo topology.Rev) {
+// brief is what an event tells of a change beside its place.
+type brief struct {
+	kind  change.Kind
+	plain bool
+}
+
+// remember takes changes that follow what is known.
+func (e *emission) remember(cs []change.Change) {
+	for i := range cs {
+		if next := e.done + topology.Rev(len(e.briefs)) + 1; cs[i].Rev == next && len(e.briefs) < briefsMax {
+			e.briefs = append(e.briefs, briefOf(&cs[i]))
+		}
+	}
+}
+
+func briefOf(c *change.Change) brief { return brief{kind: c.Kind, plain: len(c.Mentions) == 0} }
+
+// emitSoon queues events of a channel for the emitter. cs are what is known of their
+// changes.
+func (sh *shard) emitSoon(ref topology.ChannelRef, above, upTo topology.Rev, cs []change.Change) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.closed || above >= upTo {
@@ -41,12 +65,13 @@ func (sh *shard) emitSoon(ref topology.ChannelRef, above, upTo topology.Rev) {
 	}
 	if above < e.done { // history lost its last writes, its mark among them
 		sh.unemitted.Add(int64(e.done - above)) //nolint:gosec // far below 2^63
-		e.done = above
+		e.done, e.briefs = above, nil
 	}
 	if upTo > e.upTo {
 		sh.unemitted.Add(int64(upTo - e.upTo)) //nolint:gosec // far below 2^63
 		e.upTo = upTo
 	}
+	e.remember(cs)
 	if !e.queued {
 		e.queued = true
 		sh.emitQueue = append(sh.emitQueue, e)
@@ -59,6 +84,7 @@ type spell struct {
 	*emission
 
 	above, upTo topology.Rev
+	known       []brief // of all of its changes, or none
 }
 
 // parcel is one round's events. It is repeated until it is done with, so that an
@@ -135,6 +161,9 @@ func (sh *shard) pack(queue []*emission) (*parcel, error) {
 		}
 		sh.mu.Lock()
 		s := spell{emission: e, above: e.done, upTo: min(e.upTo, e.done+topology.Rev(left))}
+		if n := min(len(e.briefs), int(s.upTo-s.above)); n > 0 { //nolint:gosec // at most emitEvents
+			s.known, s.upTo = e.briefs[:n:n], s.above+topology.Rev(n)
+		}
 		r := sh.rooms[e.ref]
 		sh.mu.Unlock()
 		events, err := sh.eventsOf(&s, r)
@@ -147,9 +176,16 @@ func (sh *shard) pack(queue []*emission) (*parcel, error) {
 	return p, nil
 }
 
-// eventsOf makes the events of a spell: from memory, or from the log, and then
+// eventsOf makes the events of a spell: of what is known, from memory, or from the log, and then
 // maybe fewer at a time.
 func (sh *shard) eventsOf(s *spell, r *room) ([]eventlog.Event, error) {
+	if len(s.known) > 0 {
+		events := make([]eventlog.Event, len(s.known))
+		for i, b := range s.known {
+			events[i] = b.event(s.ref, s.above+topology.Rev(i)+1)
+		}
+		return events, nil
+	}
 	if r != nil && r.isOpen() {
 		if events := r.eventsOf(s); events != nil {
 			return events, nil
@@ -189,7 +225,11 @@ func (r *room) eventsOf(s *spell) []eventlog.Event {
 }
 
 func eventOf(ref topology.ChannelRef, c *change.Change) eventlog.Event {
-	return eventlog.Event{Channel: ref, Rev: c.Rev, Kind: c.Kind, Plain: len(c.Mentions) == 0}
+	return briefOf(c).event(ref, c.Rev)
+}
+
+func (b brief) event(ref topology.ChannelRef, rev topology.Rev) eventlog.Event {
+	return eventlog.Event{Channel: ref, Rev: rev, Kind: b.kind, Plain: b.plain}
 }
 
 // send appends a parcel and marks it; then the parcel is no more.
@@ -212,7 +252,8 @@ func (sh *shard) send(p **parcel) error {
 	for _, s := range (*p).spells {
 		if s.done == s.above { // else history fell back meanwhile
 			s.done = s.upTo
-			sh.unemitted.Add(-int64(s.upTo - s.above)) //nolint:gosec // far below 2^63
+			s.briefs = s.briefs[min(len(s.briefs), int(s.upTo-s.above)):] //nolint:gosec // at most emitEvents
+			sh.unemitted.Add(-int64(s.upTo - s.above))                    //nolint:gosec // far below 2^63
 		}
 		queue = append(queue, s.emission)
 	}

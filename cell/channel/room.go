@@ -119,7 +119,7 @@ func (sh *shard) open(r *room) {
 		sh.cleaning[r.ref] = cleaning{upTo: min(mark.Emitted, mark.Applied), since: time.Now()}
 	}
 	sh.mu.Unlock()
-	sh.emitSoon(r.ref, min(mark.Emitted, mark.Applied), mark.Applied)
+	sh.emitSoon(r.ref, min(mark.Emitted, mark.Applied), mark.Applied, nil)
 	if t.applied < t.head.Rev {
 		sh.lag.Add(int64(t.head.Rev - t.applied)) //nolint:gosec // far below 2^63
 		sh.heavy.Add(t.weight(t.applied, t.head.Rev))

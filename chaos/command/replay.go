@@ -32,6 +32,7 @@ func Replay() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&r.people, "people", "", "what `parley seed -o json` said (required)")
 	f.Float64Var(&r.speed, "speed", 60, "how many times faster than it was")
+	f.BoolVar(&r.flatOut, "flat-out", false, "as fast as the answers come, whatever the lines' times: none is left unsaid")
 	f.DurationVar(&r.length, "for", time.Minute, "how long; 0 = to the end of the export")
 	f.StringVar(&r.history, "history", "", "file for the clients' histories; must not exist")
 	f.StringVar(&r.key, "key", history.DefaultKey, "key of the seals in the messages; `parley check --key` takes the same")
@@ -43,6 +44,7 @@ func Replay() *cobra.Command {
 type replay struct {
 	people, history, key string
 	speed                float64
+	flatOut              bool
 	length, opMax        time.Duration
 }
 
@@ -69,7 +71,7 @@ func (r replay) run(cmd *cobra.Command, file string) error {
 		}
 	}
 	s, err := swarm.New(swarm.Config{
-		People: who, Script: swarm.Replay(export), Speed: r.speed, History: rec, Seal: history.NewSealer(r.key), TLS: tls, OpMax: r.opMax,
+		People: who, Script: swarm.Replay(export), Speed: r.speed, FlatOut: r.flatOut, History: rec, Seal: history.NewSealer(r.key), TLS: tls, OpMax: r.opMax,
 	})
 	if err != nil {
 		return err

@@ -3,12 +3,9 @@ package drill
 import (
 	"context"
 	"fmt"
-	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 
+	"parley/internal/engineset"
 	"parley/internal/roles"
 )
 
@@ -16,42 +13,9 @@ import (
 // regions; see tools/engines. They must be up, and empty.
 var engineSets = [...]string{"cell-1", "cell-2"} //nolint:gochecknoglobals // a constant table
 
-// datacenter is Cassandra's name of where the sets' nodes are.
-const datacenter = "dc1"
-
-// engines asks the script where a set's engines are, and writes what a cell's config
-// says of them.
+// engines is what a cell's config says of a set's engines.
 func (l *layout) engines(ctx context.Context, script, set string) (roles.Engines, error) {
-	e := roles.DefaultCell().Stores
-	out, err := exec.CommandContext(ctx, script, "env", set).Output() //nolint:gosec // drills say what to run
-	if err != nil {
-		return e, fmt.Errorf("%s env %s: %w: are the engines up?", script, set, err)
-	}
-	at := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		at[name] = strings.Trim(value, `"'`)
-	}
-	list := func(name string) []string { return strings.Split(at["PARLEY_TEST_"+name], ",") }
-	e.Cassandra.Hosts, e.Cassandra.Datacenter = list("CASSANDRA"), datacenter
-	e.Cassandra.Replication = len(e.Cassandra.Hosts)
-	e.Kafka.Brokers = list("KAFKA")
-	e.Kafka.Replication = len(e.Kafka.Brokers)
-	e.Redis.Addrs, e.Redis.KeyPrefix = list("REDIS"), "parley"
-	e.Elasticsearch.Addresses, e.Elasticsearch.Replicas = list("ELASTICSEARCH"), new(int)
-	u, err := url.Parse(at["PARLEY_TEST_POSTGRES"])
-	if err != nil {
-		return e, fmt.Errorf("where is the Postgres of %s? %w", set, err)
-	}
-	if word, ok := u.User.Password(); ok { // no config holds one
-		e.Postgres.PasswordFile = filepath.Join(l.dir, set+"-postgres-password")
-		if err := os.WriteFile(e.Postgres.PasswordFile, []byte(word), 0o600); err != nil {
-			return e, err
-		}
-		u.User = url.User(u.User.Username())
-	}
-	e.Postgres.URL = u.String()
-	return e, nil
+	return engineset.Set{Script: script, Name: set}.Stores(ctx, l.dir)
 }
 
 // engine does something to an engine of the target, or to one of its nodes. Who

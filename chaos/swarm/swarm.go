@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,13 @@ type Person struct {
 
 // Config is a swarm's.
 type Config struct {
-	People  []Person
-	Script  Script
-	Speed   float64 // how many times faster than the script
-	Loop    bool    // begin anew at the script's end
+	People []Person
+	Script Script
+	Speed  float64 // how many times faster than the script
+	Loop   bool    // begin anew at the script's end
+	// FlatOut hands a line out as soon as its speaker has room for it, whatever its
+	// time: nothing is left unsaid, and the answers set the pace.
+	FlatOut bool
 	History *history.Recorder
 	Seal    history.Sealer
 	TLS     *tls.Config
@@ -125,15 +129,23 @@ func (s *Swarm) recite(ctx context.Context) {
 	for round := 0; ; round++ {
 		for i, l := range s.cfg.Script {
 			due := began.Add(time.Duration(float64(l.At) / s.cfg.Speed))
-			if wait := time.Until(due); wait > 0 && !pause(ctx, wait) {
+			if wait := time.Until(due); !s.cfg.FlatOut && wait > 0 && !pause(ctx, wait) {
 				return
 			}
 			if ctx.Err() != nil {
 				return
 			}
-			p := s.people[l.Author%len(s.people)]
+			p, t := s.people[l.Author%len(s.people)], task{line: round*len(s.cfg.Script) + i, Line: l}
+			if s.cfg.FlatOut {
+				select {
+				case p.queue <- t:
+					s.count(1, 0)
+				case <-ctx.Done():
+				}
+				continue
+			}
 			select {
-			case p.queue <- task{line: round*len(s.cfg.Script) + i, Line: l}:
+			case p.queue <- t:
 				s.count(1, 0)
 			default:
 				s.count(1, 1)
@@ -213,8 +225,10 @@ func (s *Swarm) took(role string, d time.Duration, err error) {
 	}
 }
 
-// Recited reports whether every line was handed out.
-func (s *Swarm) Recited() bool { return s.recited.Load() }
+// Recited reports whether every line was handed out, and taken up by its speaker.
+func (s *Swarm) Recited() bool {
+	return s.recited.Load() && !slices.ContainsFunc(s.people, func(p *person) bool { return len(p.queue) > 0 })
+}
 
 // Idle reports whether nobody has a post under way.
 func (s *Swarm) Idle() bool { return s.busy.Load() == 0 }
