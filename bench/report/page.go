@@ -75,6 +75,12 @@ func (p *page) write(ctx context.Context, w io.Writer) {
 	if p.engines {
 		targets = []string{"target"}
 	}
+	p.table(w, targets)
+	p.details(w)
+}
+
+// table has a line for each row, and what was not measured.
+func (p *page) table(w io.Writer, targets []string) {
 	fmt.Fprintf(w, "\n## Results\n\n| workload | measure | Parley | floor | ratio | %s | faults |\n| --- | --- | --- | --- | --- |%s --- |\n",
 		strings.Join(targets, " | "), strings.Repeat(" --- |", len(targets)))
 	for _, r := range p.rows {
@@ -94,6 +100,9 @@ func (p *page) write(ctx context.Context, w io.Writer) {
 			fmt.Fprintf(w, "- %s\n", f)
 		}
 	}
+}
+
+func (p *page) details(w io.Writer) {
 	fmt.Fprintf(w, "\n## Details\n")
 	for _, r := range p.rows {
 		if len(r.Notes) == 0 && len(r.Profile) == 0 {

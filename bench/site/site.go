@@ -230,8 +230,8 @@ func get(ctx context.Context, url string) ([]byte, error) {
 
 // Stop stops everything, in the reverse order of its start.
 func (s *Site) Stop() error {
-	for i := len(s.procs) - 1; i >= 0; i-- {
-		s.procs[i].Stop()
+	for _, p := range slices.Backward(s.procs) {
+		p.Stop()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), downMax)
 	defer cancel()

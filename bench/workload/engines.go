@@ -192,17 +192,17 @@ func (s settled) Run(ctx context.Context, p load.Plan) (load.Result, error) {
 // settle keeps sockets alive meanwhile.
 func (s settled) settle(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
-	stayed := make(chan error, 1)
+	stayed := make(chan struct{})
 	go func() {
+		defer close(stayed)
 		var err error
 		for err == nil && ctx.Err() == nil {
-			err = s.traffic.Stay(ctx, 100*time.Millisecond)
+			err = s.Stay(ctx, 100*time.Millisecond)
 		}
-		stayed <- err
 	}()
 	err := s.site.Settle(ctx, func(behind float64) { s.say(fmt.Sprintf("%.0f changes and events wait for workers", behind)) })
 	stop()
-	<-stayed
+	<-stayed // its run says what is wrong with a socket
 	return err
 }
 

@@ -34,15 +34,21 @@ func drivers() []driver {
 	return []driver{
 		{
 			"cell/cassandra", "BenchmarkPage", "history page of 50, Cassandra", "p50, ms", "one raw range read",
-			Target{"first", 1.5, true}, figure{"/driver", "p50-ms"}, figure{"/raw", "p50-ms"},
+			Target{"first", 1.5, true},
+			figure{"/driver", "p50-ms"},
+			figure{"/raw", "p50-ms"},
 		},
 		{
 			"cell/redisdb", "BenchmarkMarks", "read-state marks, Redis", "marks/s", "raw pipelined writes",
-			Target{"first", 0.6, false}, figure{"/marks", "marks/s"}, figure{"/raw", "marks/s"},
+			Target{"first", 0.6, false},
+			figure{"/marks", "marks/s"},
+			figure{"/raw", "marks/s"},
 		},
 		{
 			"cell/search/elastic", "BenchmarkPut", "indexing, Elasticsearch", "documents/s", "raw bulks",
-			Target{"first", 0.7, false}, figure{"", "docs/s"}, figure{"", "raw-docs/s"},
+			Target{"first", 0.7, false},
+			figure{"", "docs/s"},
+			figure{"", "raw-docs/s"},
 		},
 	}
 }

@@ -135,26 +135,31 @@ func (s *Swarm) recite(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			p, t := s.people[l.Author%len(s.people)], task{line: round*len(s.cfg.Script) + i, Line: l}
-			if s.cfg.FlatOut {
-				select {
-				case p.queue <- t:
-					s.count(1, 0)
-				case <-ctx.Done():
-				}
-				continue
-			}
-			select {
-			case p.queue <- t:
-				s.count(1, 0)
-			default:
-				s.count(1, 1)
-			}
+			s.hand(ctx, s.people[l.Author%len(s.people)], task{line: round*len(s.cfg.Script) + i, Line: l})
 		}
 		if !s.cfg.Loop {
 			return
 		}
 		began = time.Now()
+	}
+}
+
+// hand gives a person a line, if there is room for it; flat out it waits for that.
+func (s *Swarm) hand(ctx context.Context, p *person, t task) {
+	select {
+	case p.queue <- t:
+		s.count(1, 0)
+		return
+	default:
+	}
+	if !s.cfg.FlatOut {
+		s.count(1, 1)
+		return
+	}
+	select {
+	case p.queue <- t:
+		s.count(1, 0)
+	case <-ctx.Done():
 	}
 }
 
