@@ -9,6 +9,7 @@ import (
 
 	"parley/cell/readstate"
 	"parley/internal/problem"
+	"parley/internal/topology"
 )
 
 // backlog takes marks that are in Redis to the journal, in order. While the journal
@@ -21,56 +22,74 @@ type backlog struct {
 	wake chan struct{} // holds one
 
 	mu      sync.Mutex
-	pending map[string]*owed // by key in the journal; not those under way
-	order   []*owed
+	order   []*owed           // what waits; not those under way
+	pending map[owedKey]*owed // the same by key; empty while none had to wait longer
 	away    bool
 }
 
+// owedKey is one to one with a mark's key in this process's journal.
+type owedKey struct{ key, channel string }
+
 // owed is a mark that the journal is to have.
 type owed struct {
-	markCall
-	waiting []chan error
-	kept    bool // acknowledged, so it must not be dropped
+	bucket  int
+	user    readstate.User
+	key     string // of the user's hash
+	channel string
+	value   string // what is put, then what is stored
+	gen     *generation
+
+	done chan error   // nil when it was answered
+	more []chan error // of others for which it stands, too
+	kept bool         // acknowledged, so it must not be dropped
 }
 
 // Pace and bounds of the backlog.
 const (
 	appendAtOnce   = 4096
+	entryBytes     = 192             // room for one, of most
 	appendMax      = 2 * time.Second // then the journal counts as away
 	appendPauseMin = 100 * time.Millisecond
 	appendPauseMax = 5 * time.Second
 )
 
 func (b *backlog) init(s *readStateStore, most int) {
-	b.s, b.max, b.wake, b.pending = s, most, make(chan struct{}, 1), map[string]*owed{}
+	b.s, b.max, b.wake, b.pending = s, most, make(chan struct{}, 1), map[owedKey]*owed{}
 }
 
-// add takes marks that were put.
+// add takes marks that were put. One that need not wait longer is appended as it is,
+// with others of its key: their order is that of their heights (R3).
 func (b *backlog) add(cs []*markCall) {
 	b.mu.Lock()
 	for _, c := range cs {
-		o := b.pending[c.journal]
+		o := &c.owed
+		first := b.pending[o.id()]
 		switch {
-		case o == nil && len(b.pending) >= b.max:
-			c.done <- later(problem.New(problem.Unavailable, "the journal of read state has been away for too long: no more marks are taken"))
+		case first != nil:
+			first.absorb(o)
+		case len(b.order) >= b.max:
+			o.answer(later(problem.New(problem.Unavailable, "the journal of read state has been away for too long: no more marks are taken")))
 			continue
-		case o == nil:
-			o = &owed{markCall: *c}
-			b.pending[c.journal] = o
-			b.order = append(b.order, o)
-		case isHigher(c.value, o.value):
-			o.value, o.gen = c.value, c.gen
+		default:
+			b.push(o)
+			first = o
 		}
 		if b.away {
-			o.kept = true
-			c.done <- nil
-		} else {
-			o.waiting = append(o.waiting, c.done)
+			first.kept = true
+			first.answer(nil)
 		}
 	}
-	b.s.d.metrics.pending.Set(float64(len(b.pending)))
+	b.s.d.metrics.pending.Set(float64(len(b.order)))
 	b.mu.Unlock()
 	poke(b.wake)
+}
+
+// push has a mark wait. The caller holds mu.
+func (b *backlog) push(o *owed) {
+	b.order = append(b.order, o)
+	if b.away || len(b.pending) > 0 {
+		b.pending[o.id()] = o
+	}
 }
 
 func (b *backlog) take() []*owed {
@@ -79,10 +98,12 @@ func (b *backlog) take() []*owed {
 	n := min(len(b.order), appendAtOnce)
 	os := b.order[:n:n]
 	b.order = b.order[n:]
-	for _, o := range os {
-		delete(b.pending, o.journal)
+	if len(b.pending) > 0 {
+		for _, o := range os {
+			delete(b.pending, o.id())
+		}
 	}
-	b.s.d.metrics.pending.Set(float64(len(b.pending)))
+	b.s.d.metrics.pending.Set(float64(len(b.order)))
 	return os
 }
 
@@ -93,29 +114,65 @@ func (b *backlog) putBack(os []*owed) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.index()
 	var first []*owed
 	for _, o := range os {
-		later := b.pending[o.journal]
-		if later == nil {
-			b.pending[o.journal] = o
-			first = append(first, o)
+		if later := b.pending[o.id()]; later != nil {
+			later.absorb(o)
 			continue
 		}
-		later.waiting = append(later.waiting, o.waiting...)
-		later.kept = later.kept || o.kept
-		if isHigher(o.value, later.value) {
-			later.value, later.gen = o.value, o.gen
-		}
+		b.pending[o.id()] = o
+		first = append(first, o)
 	}
 	b.order = append(first, b.order...)
-	b.s.d.metrics.pending.Set(float64(len(b.pending)))
+	b.s.d.metrics.pending.Set(float64(len(b.order)))
 }
 
+// index leaves one mark of each key, for now they may have to wait for long. The caller
+// holds mu.
+func (b *backlog) index() {
+	if len(b.pending) == len(b.order) {
+		return // they are one of each already
+	}
+	all := b.order
+	b.order = make([]*owed, 0, len(all))
+	clear(b.pending)
+	for _, o := range all {
+		if first := b.pending[o.id()]; first != nil {
+			first.absorb(o)
+			continue
+		}
+		b.pending[o.id()] = o
+		b.order = append(b.order, o)
+	}
+}
+
+func (o *owed) id() owedKey { return owedKey{o.key, o.channel} }
+
+// absorb has a mark stand for another one of its key.
+func (o *owed) absorb(other *owed) {
+	if other.done != nil {
+		o.more = append(o.more, other.done)
+	}
+	o.more = append(o.more, other.more...)
+	o.kept = o.kept || other.kept
+	if isHigher(other.value, o.value) {
+		o.value, o.gen = other.value, other.gen
+	}
+}
+
+func (o *owed) waits() bool { return o.done != nil || len(o.more) > 0 }
+
+// answer answers all that wait. They may use the mark again at once.
 func (o *owed) answer(err error) {
-	for _, done := range o.waiting {
+	done, more := o.done, o.more
+	o.done, o.more = nil, nil
+	if done != nil {
 		done <- err
 	}
-	o.waiting = nil
+	for _, done := range more {
+		done <- err
+	}
 }
 
 // run takes marks to the journal until ctx ends.
@@ -166,9 +223,13 @@ func (b *backlog) deliver(ctx context.Context, os []*owed) bool {
 func (b *backlog) append(ctx context.Context, os []*owed) error {
 	ctx, cancel := context.WithTimeout(ctx, appendMax)
 	defer cancel()
-	es := make([]readstate.Entry, len(os))
+	es, room := make([]readstate.Entry, len(os)), make([]byte, 0, len(os)*entryBytes)
 	for i, o := range os {
-		es[i] = readstate.Entry{Key: []byte(o.journal), Value: []byte(o.value)}
+		from := len(room)
+		room = appendMarkKey(room, o.user, topology.ChannelID(o.channel), b.s.process)
+		key := len(room)
+		room = append(room, o.value...)
+		es[i] = readstate.Entry{Key: room[from:key:key], Value: room[key:len(room):len(room)]}
 	}
 	return b.s.journal.Append(ctx, es)
 }
@@ -184,7 +245,7 @@ func (b *backlog) isAway(os []*owed, err error) {
 	for _, some := range [][]*owed{os, b.order} {
 		for _, o := range some {
 			if o.gen != nil {
-				o.kept = o.kept || len(o.waiting) > 0
+				o.kept = o.kept || o.waits()
 				o.answer(nil)
 			}
 		}
@@ -196,24 +257,18 @@ func (b *backlog) isAway(os []*owed, err error) {
 func (b *backlog) verify(ctx context.Context, os []*owed) (unsure, lost []*owed) {
 	ctx, cancel := context.WithTimeout(ctx, answerMax)
 	defer cancel()
-	type at struct {
-		bucket int
-		gen    *generation
-	}
-	checks := map[at]*redis.Cmd{}
+	var checks [readBuckets][]check
 	p := b.s.d.client.Pipeline()
 	for _, o := range os {
-		if key := (at{o.bucket, o.gen}); o.gen != nil && checks[key] == nil {
-			checks[key] = b.s.script(ctx, p, o.bucket, o.gen, gateOpen, opCheck, nil, nil)
+		if o.gen != nil && checkOf(checks[o.bucket], o.gen) == nil {
+			checks[o.bucket] = append(checks[o.bucket], check{o.gen, b.s.script(ctx, p, o.bucket, o.gen, gateOpen, opCheck, nil, nil)})
 		}
 	}
-	if len(checks) > 0 {
-		_, _ = p.Exec(ctx) // each has its error
-	}
+	_, _ = p.Exec(ctx) // each has its error
 	for _, o := range os {
 		var err error
 		if o.gen != nil {
-			err = checks[at{o.bucket, o.gen}].Err()
+			err = checkOf(checks[o.bucket], o.gen).Err()
 		}
 		switch {
 		case o.gen == nil:
@@ -231,23 +286,37 @@ func (b *backlog) verify(ctx context.Context, os []*owed) (unsure, lost []*owed)
 	return unsure, lost
 }
 
+// check asks whether a generation is still there.
+type check struct {
+	gen *generation
+	cmd *redis.Cmd
+}
+
+func checkOf(checks []check, gen *generation) *redis.Cmd {
+	for _, c := range checks {
+		if c.gen == gen {
+			return c.cmd
+		}
+	}
+	return nil
+}
+
 // again puts marks into the present generation, as far as it is there. The others
 // keep none, and are put the next time.
 func (b *backlog) again(ctx context.Context, lost []*owed) []*owed {
 	ctx, cancel := context.WithTimeout(ctx, answerMax)
 	defer cancel()
 	for _, o := range lost {
-		gen, _ := b.s.gates.present(o.bucket)
+		gen := b.s.gates.present(o.bucket)
 		if gen == nil {
 			continue
 		}
 		cmd := b.s.script(ctx, b.s.d.client, o.bucket, gen, gateOpen, opPut, []string{o.key}, []any{o.channel, o.value})
-		stored, err := cmd.StringSlice()
-		if isLost(err) {
+		if isLost(cmd.Err()) {
 			b.s.gates.lost(o.bucket, gen)
 		}
-		if err == nil && len(stored) == 1 {
-			o.value, o.gen = stored[0], gen
+		if stored(cmd, 1, func(_ int, value string) { o.value = value }) == nil {
+			o.gen = gen
 		}
 	}
 	return lost

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,11 +20,13 @@ import (
 // nothing is answered (R1).
 type gates struct {
 	s    *readStateStore
+	name string        // of the gates' keys
 	wake chan struct{} // holds one: something was lost
 
-	mu      sync.Mutex
-	open    [readBuckets]*generation // nil = not known to be open
-	changed chan struct{}            // closed and renewed when one opens
+	open [readBuckets]atomic.Pointer[generation] // nil = not known to be open
+
+	mu      sync.Mutex    // for changed
+	changed chan struct{} // closed and renewed when one opens
 }
 
 // Pace of looking at the gates.
@@ -35,26 +38,35 @@ const (
 
 func (g *gates) init(s *readStateStore) {
 	g.s, g.wake, g.changed = s, make(chan struct{}, 1), make(chan struct{})
+	g.name = "gate:" + shaOf(readScript)[:8]
 }
 
-func (g *gates) key(bucket int) string { return g.s.buckets.tags[bucket] + "gate" }
+// key names a bucket's gate. Processes of two versions, with two scripts, have two:
+// neither knows the other's, and would take it for lost.
+func (g *gates) key(bucket int) string { return g.s.buckets.tags[bucket] + g.name }
 
 // present is a bucket's generation, nil if it is not known to be open.
-func (g *gates) present(bucket int) (*generation, <-chan struct{}) {
+func (g *gates) present(bucket int) *generation { return g.open[bucket].Load() }
+
+// opens is closed when one opens that was not open before.
+func (g *gates) opens() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.open[bucket], g.changed
+	return g.changed
 }
 
 // await waits for a bucket's gate to be open, for a while.
 func (g *gates) await(ctx context.Context, bucket int) (*generation, error) {
-	gen, changed := g.present(bucket)
-	if gen != nil {
+	if gen := g.present(bucket); gen != nil {
 		return gen, nil
 	}
 	t := time.NewTimer(gateMax)
 	defer t.Stop()
-	for gen == nil {
+	for {
+		changed := g.opens() // before the look: what opens after it closes this one
+		if gen := g.present(bucket); gen != nil {
+			return gen, nil
+		}
 		select {
 		case <-changed:
 		case <-t.C:
@@ -62,18 +74,12 @@ func (g *gates) await(ctx context.Context, bucket int) (*generation, error) {
 		case <-ctx.Done():
 			return nil, hasEnded(ctx)
 		}
-		gen, changed = g.present(bucket)
 	}
-	return gen, nil
 }
 
 // lost takes that a bucket is no longer of a generation.
 func (g *gates) lost(bucket int, gen *generation) {
-	g.mu.Lock()
-	if g.open[bucket] == gen {
-		g.open[bucket] = nil
-	}
-	g.mu.Unlock()
+	g.open[bucket].CompareAndSwap(gen, nil)
 	poke(g.wake)
 }
 
@@ -118,7 +124,7 @@ func (g *gates) look(ctx context.Context) (missing []int) {
 		name := openGeneration(gate.Val())
 		switch {
 		case name != "":
-			if gens[b], _ = g.present(b); gens[b] == nil || gens[b].name != name {
+			if gens[b] = g.present(b); gens[b] == nil || gens[b].name != name {
 				gens[b] = newGeneration(name)
 			}
 			checks[b] = g.s.script(ctx, check, b, gens[b], gateOpen, opCheck, nil, nil)
@@ -127,25 +133,24 @@ func (g *gates) look(ctx context.Context) (missing []int) {
 		}
 	}
 	_, _ = check.Exec(ctx) // each has its error
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	opened := false
 	for b, c := range checks {
 		switch {
 		case c == nil:
 		case c.Err() == nil:
-			opened = opened || g.open[b] != gens[b]
-			g.open[b] = gens[b]
+			opened = g.open[b].Swap(gens[b]) != gens[b] || opened
 		case isLost(c.Err()):
 			missing = append(missing, b)
 		}
 	}
 	for _, b := range missing {
-		g.open[b] = nil
+		g.open[b].Store(nil)
 	}
 	if opened {
+		g.mu.Lock()
 		close(g.changed)
 		g.changed = make(chan struct{})
+		g.mu.Unlock()
 	}
 	slices.Sort(missing)
 	return missing

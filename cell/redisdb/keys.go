@@ -31,8 +31,12 @@ func checkNames(u readstate.User, ch topology.ChannelID) error {
 }
 
 // owner names a user, or a channel, of a place: no two have one name.
-func owner(p topology.Place, id string) string {
-	return strconv.FormatUint(uint64(p.Generation), 10) + ":" + strconv.Itoa(len(p.Workspace)) + ":" + string(p.Workspace) + id
+func owner(p topology.Place, id string) string { return string(appendOwner(nil, p, id)) }
+
+func appendOwner(b []byte, p topology.Place, id string) []byte {
+	b = append(strconv.AppendUint(b, uint64(p.Generation), 10), ':')
+	b = append(strconv.AppendInt(b, int64(len(p.Workspace)), 10), ':')
+	return append(append(b, p.Workspace...), id...)
 }
 
 // markDigits is the length of what marks are compared by.
@@ -41,11 +45,15 @@ const markDigits = 32
 // encodeMark is a mark as it is stored: version and seq in hexadecimal digits,
 // which order as text (Lua's numbers are too short), then the message.
 func encodeMark(m readstate.Mark) string {
+	var room [markDigits + 32]byte
+	return string(appendMark(room[:0], m))
+}
+
+func appendMark(b []byte, m readstate.Mark) []byte {
 	var raw [16]byte
 	binary.BigEndian.PutUint64(raw[:8], m.Version)
 	binary.BigEndian.PutUint64(raw[8:], uint64(m.Seq))
-	var b [markDigits + 32]byte
-	return string(append(hex.AppendEncode(b[:0], raw[:]), m.Message...))
+	return append(hex.AppendEncode(b, raw[:]), m.Message...)
 }
 
 func decodeMark(s string) (readstate.Mark, error) {
@@ -91,19 +99,19 @@ const (
 
 func appendName(b []byte, s string) []byte { return append(append(b, byte(len(s))), s...) } //nolint:gosec // checked: at most nameMax
 
-func entryKey(kind byte, u readstate.User, ch topology.ChannelID) []byte {
-	b := appendNumber([]byte{kind}, uint64(u.Generation))
+func appendEntryKey(b []byte, kind byte, u readstate.User, ch topology.ChannelID) []byte {
+	b = appendNumber(append(b, kind), uint64(u.Generation))
 	return appendName(appendName(appendName(b, string(u.Workspace)), string(u.ID)), string(ch))
 }
 
-// markKey has the process in it: of two processes' marks, whichever came later in
+// appendMarkKey has the process in it: of two processes' marks, whichever came later in
 // the journal would win, and not the higher one.
-func markKey(u readstate.User, ch topology.ChannelID, process string) string {
-	return string(append(entryKey(entryMark, u, ch), process...))
+func appendMarkKey(b []byte, u readstate.User, ch topology.ChannelID, process string) []byte {
+	return append(appendEntryKey(b, entryMark, u, ch), process...)
 }
 
 func mentionEntry(m readstate.Mention) readstate.Entry {
-	key := appendNumber(appendNumber(entryKey(entryMention, m.User, m.Channel), uint64(m.Seq)), uint64(m.Rev))
+	key := appendNumber(appendNumber(appendEntryKey(nil, entryMention, m.User, m.Channel), uint64(m.Seq)), uint64(m.Rev))
 	return readstate.Entry{Key: key, Value: append([]byte{1}, m.Author...)} // never empty: that would be a deletion
 }
 

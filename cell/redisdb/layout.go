@@ -3,7 +3,6 @@ package redisdb
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"net"
 	"slices"
 	"strconv"
@@ -66,11 +65,17 @@ func newBuckets(prefix string, n int) bucketed {
 	return b
 }
 
-// of is the bucket of a name.
-func (b bucketed) of(name string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(name))                // it never fails
-	return int(h.Sum32() % uint32(len(b.tags))) //nolint:gosec // a few hundred
+// of is the bucket of a name, by its FNV-1a.
+func (b bucketed) of(name string) int { return b.ofHash(hashOf(name)) }
+
+func (b bucketed) ofHash(h uint32) int { return int(h % uint32(len(b.tags))) } //nolint:gosec // a few hundred
+
+func hashOf[T string | []byte](name T) uint32 {
+	h := uint32(2166136261)
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	return h
 }
 
 // findLayout asks the servers where things are.

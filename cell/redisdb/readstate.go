@@ -44,6 +44,7 @@ type readStateStore struct {
 	buckets bucketed
 	gates   gates
 	lanes   lanes
+	answers answers
 	backlog backlog
 }
 

@@ -21,15 +21,16 @@ const readScript = `
 local gate = redis.call('GET', KEYS[1])
 if gate ~= ARGV[1] then return redis.error_reply('STALE gate') end
 local op, i = ARGV[2], 3
-if op == 'put' then -- per key: channel, mark; the higher one stays and is answered
-  local out = {}
-  for k = 2, #KEYS do
-    local old = redis.call('HGET', KEYS[k], ARGV[i])
-    if old and string.sub(old, 1, 32) >= string.sub(ARGV[i+1], 1, 32) then
-      out[k-1] = old
+if op == 'put' then -- per key: channel, mark; the higher one stays; answers number and mark of those that stayed
+  local call, sub, keys, argv, out, n = redis.call, string.sub, KEYS, ARGV, {}, 0
+  for k = 2, #keys do
+    local channel, mark = argv[i], argv[i+1]
+    local old = call('HGET', keys[k], channel)
+    if old and old >= sub(mark, 1, 32) then -- what follows the digits in old only makes it longer
+      out[n+1], out[n+2] = k - 2, old
+      n = n + 2
     else
-      redis.call('HSET', KEYS[k], ARGV[i], ARGV[i+1])
-      out[k-1] = ARGV[i+1]
+      call('HSET', keys[k], channel, mark)
     end
     i = i + 2
   end
@@ -93,8 +94,12 @@ type generation struct {
 }
 
 func newGeneration(name string) *generation {
-	sum := sha1.Sum([]byte(scriptOf(name))) //nolint:gosec // Redis names scripts so
-	return &generation{name: name, sha: hex.EncodeToString(sum[:])}
+	return &generation{name: name, sha: shaOf(scriptOf(name))}
+}
+
+func shaOf(script string) string {
+	sum := sha1.Sum([]byte(script)) //nolint:gosec // Redis names scripts so
+	return hex.EncodeToString(sum[:])
 }
 
 func scriptOf(generation string) string { return "-- " + generation + readScript }
