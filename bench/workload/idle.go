@@ -20,8 +20,9 @@ type Idle struct {
 
 const (
 	idleMembers = 100 // of each channel
-	// idleSettle lets the runtime give back what connecting needed for a moment.
-	idleSettle = 12 * time.Second
+	// idleSettle lets the people be told who is there, and the server give back what
+	// connecting needed for a moment: it is idle only then.
+	idleSettle = 30 * time.Second
 	idleWait   = 5 * time.Second
 )
 

@@ -51,7 +51,7 @@ func devCommand() *cobra.Command {
 		}
 		// Parts that stop complain about those that have; nobody needs to know.
 		defer context.AfterFunc(cmd.Context(), func() { at.Set(max(at.Level(), slog.LevelError)) })()
-		thrifty()
+		thrifty(cmd.Context())
 		return devcluster.Run(cmd.Context(), c, log, func(info devcluster.Info) { info.Print(cmd.OutOrStdout(), c.Data) })
 	}
 	return cmd

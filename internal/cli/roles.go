@@ -93,7 +93,7 @@ func (r role[C]) command() *cobra.Command {
 			fmt.Fprintln(cmd.OutOrStdout(), "the config is good")
 			return nil
 		}
-		thrifty()
+		thrifty(cmd.Context())
 		return r.run(cmd.Context(), func() { log.Info("ready", "role", r.use) }, c, log)
 	}
 	return cmd
