@@ -176,8 +176,8 @@ func (sh *shard) pack(queue []*emission) (*parcel, error) {
 	return p, nil
 }
 
-// eventsOf makes the events of a spell: of what is known, from memory, or from the log, and then
-// maybe fewer at a time.
+// eventsOf makes the events of a spell: of what is known, from memory, or from the
+// log, and then maybe fewer at a time.
 func (sh *shard) eventsOf(s *spell, r *room) ([]eventlog.Event, error) {
 	if len(s.known) > 0 {
 		events := make([]eventlog.Event, len(s.known))

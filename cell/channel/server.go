@@ -16,8 +16,8 @@ import (
 // Server is one channel server, a Peer: its methods take and give values only, so
 // that a network may come between it and the Cluster that calls it.
 //
-// Lock order: Server.mu, shard.mu, room.mu, Cluster.mu; rolls.mu last of all. No lock is held during
-// a call to a store, the directory or the bus.
+// Lock order: Server.mu, shard.mu, room.mu, Cluster.mu; rolls.mu last of all. No lock
+// is held during a call to a store, the directory or the bus.
 type Server struct {
 	cfg     Config
 	deps    Deps

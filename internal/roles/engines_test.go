@@ -117,9 +117,10 @@ func hangUp(t *testing.T) (at string, met *atomic.Int64) {
 
 // The engines go by addresses that lead nowhere (RFC 5737, RFC 2606).
 func TestVia_EveryDriverTakesTheDetour(t *testing.T) {
-	text, via := onEngines, "via:"
+	text := onEngines
 	met := map[string]*atomic.Int64{}
-	var viaSb122 strings.Builder
+	via := new(strings.Builder)
+	via.WriteString("via:")
 	for port, engine := range map[string]string{"9042": "cassandra", "9092": "kafka", "6379": "redis", "9200": "elasticsearch", "5432": "postgres"} {
 		named := "192.0.2.1:" + port
 		if engine == "postgres" {
@@ -128,11 +129,10 @@ func TestVia_EveryDriverTakesTheDetour(t *testing.T) {
 		at, n := hangUp(t)
 		met[engine] = n
 		text = strings.ReplaceAll(text, "127.0.0.1:"+port, named)
-		viaSb122.WriteString("\n    " + named + ": " + at)
+		via.WriteString("\n    " + named + ": " + at)
 	}
-	via += viaSb122.String()
 	text = strings.Replace(text, "host: 127.0.0.1, ", "host: db.invalid, ", 1)
-	c, err := load(t, text+"  "+via+"\n")
+	c, err := load(t, text+"  "+via.String()+"\n")
 	if err != nil {
 		t.Fatal(err)
 	}
