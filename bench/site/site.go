@@ -118,7 +118,7 @@ func (s *Site) startControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.start(ctx, etcdName, s.cfg.Etcd, args, dials(s.etcd)); err != nil {
+	if err := s.start(ctx, s.etcd.Name, s.cfg.Etcd, args, dials(s.etcd.Client)); err != nil {
 		return err
 	}
 	file, err := s.controlConfig()
@@ -128,7 +128,7 @@ func (s *Site) startControl(ctx context.Context) error {
 	if err := s.role(ctx, "control", control, file, s.controlAdmin); err != nil {
 		return err
 	}
-	if _, err := s.CLI(ctx, cliMax, "region", "create", string(region), "--etcd", s.etcd); err != nil {
+	if _, err := s.CLI(ctx, cliMax, "region", "create", string(region), "--etcd", s.etcd.Client); err != nil {
 		return err
 	}
 	for _, c := range s.cells {
@@ -142,7 +142,7 @@ func (s *Site) startControl(ctx context.Context) error {
 // startServing starts the cells, side by side, and then the edge.
 func (s *Site) startServing(ctx context.Context) error {
 	for i, c := range s.cells {
-		stores, err := s.cfg.Engines[i].Stores(ctx, s.dir)
+		stores, err := s.cfg.Engines[i].Stores(ctx, s.Dir)
 		if err != nil {
 			return err
 		}
@@ -187,7 +187,7 @@ func (s *Site) start(ctx context.Context, name, path string, args []string, serv
 }
 
 func (s *Site) launch(ctx context.Context, name, path string, args []string, serves func(context.Context) error) (*process.Process, error) {
-	return process.Start(ctx, process.Config{Name: name, Path: path, Args: args, Serves: serves, Log: filepath.Join(s.dir, name+".log")})
+	return process.Start(ctx, process.Config{Name: name, Path: path, Args: args, Serves: serves, Log: filepath.Join(s.Dir, name+".log")})
 }
 
 // dials says that a process serves once it takes connections.
@@ -251,7 +251,7 @@ func (s *Site) CellConfig(cell int) string { return s.cells[cell].file }
 // Environ is what parley's commands need to find the site.
 func (s *Site) Environ() []string {
 	return []string{
-		"PARLEY_CONTROL=https://" + s.api, "PARLEY_TOKEN=" + s.token, "PARLEY_CA=" + filepath.Join(s.dir, "ca", "ca.pem"), "PARLEY_EDGE=http://" + s.edge,
+		"PARLEY_CONTROL=https://" + s.api, "PARLEY_TOKEN=" + s.token, "PARLEY_CA=" + s.CAFile(), "PARLEY_EDGE=http://" + s.edge,
 	}
 }
 

@@ -52,6 +52,7 @@ func chaosRun() *cobra.Command { //nolint:gocognit // flags, and what follows fr
 	f.StringVar(&c.Engines, "engines", "", "tools/engines/engines: the cells store in its sets cell-1 and cell-2, which must be up and empty (default: embedded stores)")
 	f.StringVar(&replayed, "replay", "", "Slack export whose conversations the swarm has (default: made up)")
 	f.Float64Var(&c.Speed, "speed", 1, "how many times faster than the script")
+	f.DurationVar(&c.Away, "away", 0, "how long an engine is away, in the engines' drills (default: 15 s to a minute, as each says)")
 	f.StringVar(&table, "table", "", "file for the table of results")
 	f.StringVar(&commit, "commit", "an unnamed commit", "what the table says was run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {

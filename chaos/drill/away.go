@@ -49,7 +49,7 @@ func faultsOfEngines() []Drill {
 		}, {
 			Name: "redis-empty", Title: "Redis is killed and comes back empty", Row: "6", P99: 5 * time.Second, Max: 12 * time.Second,
 			Do: func(ctx context.Context, w *world) error {
-				return errors.Join(w.engine(ctx, "wipe", "redis"), w.wait(ctx, w.scaled(awayFor)))
+				return errors.Join(w.engine(ctx, "wipe", "redis"), w.wait(ctx, w.away(awayFor)))
 			},
 		}, {
 			Name: "postgres-kill", Title: "Postgres is killed", Row: "13", P99: 2 * time.Second, Max: 3 * time.Second,
@@ -76,7 +76,7 @@ func (w *world) engineAway(ctx context.Context, what string, d time.Duration) er
 	if err := w.engine(ctx, "kill", what); err != nil {
 		return err
 	}
-	err := w.wait(ctx, w.scaled(d))
+	err := w.wait(ctx, w.away(d))
 	return errors.Join(err, w.engine(ctx, "start", what))
 }
 
@@ -85,7 +85,7 @@ func (w *world) engineStands(ctx context.Context, what string) error {
 	if err := w.engine(ctx, "stop", what); err != nil {
 		return err
 	}
-	err := w.wait(ctx, w.scaled(standFor))
+	err := w.wait(ctx, w.away(standFor))
 	return errors.Join(err, w.engine(ctx, "cont", what))
 }
 

@@ -95,36 +95,20 @@ func (w *world) define() error {
 
 func (w *world) define1(name, role, file, admin string) {
 	w.procs[name] = process.New(process.Config{
-		Name: name, Binary: w.cfg.Binary, Args: []string{role, "--config", file}, LogFile: filepath.Join(w.dir, name+".log"),
+		Name: name, Binary: w.cfg.Binary, Args: []string{role, "--config", file}, LogFile: filepath.Join(w.Dir, name+".log"),
 		Ready: process.URL("http://" + admin + "/readyz"),
 	})
 }
 
-// defineEtcd describes a region's etcd: the settings are those of the embedded one.
+// defineEtcd describes a region's etcd.
 func (w *world) defineEtcd(r region) error {
-	var peers []string
 	for _, m := range r.etcd {
-		peers = append(peers, m.name+"=https://"+m.peer)
-	}
-	for _, m := range r.etcd {
-		certs, err := w.certs(pki.Identity{Region: r.id, Role: pki.RoleEtcd, Name: m.name})
+		args, err := w.EtcdArgs(m, r.etcd, pki.Identity{Region: r.id, Role: pki.RoleEtcd, Name: m.Name})
 		if err != nil {
 			return err
 		}
-		cert, key, ca := filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem"), filepath.Join(certs, "ca.pem")
-		w.procs[m.name] = process.New(process.Config{
-			Name: m.name, Binary: w.cfg.Etcd, LogFile: filepath.Join(w.dir, m.name+".log"),
-			Args: []string{
-				"--name", m.name, "--data-dir", filepath.Join(w.dir, m.name),
-				"--listen-client-urls", "https://" + m.client, "--advertise-client-urls", "https://" + m.client,
-				"--listen-peer-urls", "https://" + m.peer, "--initial-advertise-peer-urls", "https://" + m.peer,
-				"--initial-cluster", strings.Join(peers, ","), "--initial-cluster-state", "new",
-				"--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth",
-				"--peer-cert-file", cert, "--peer-key-file", key, "--peer-trusted-ca-file", ca, "--peer-client-cert-auth",
-				"--heartbeat-interval", "50", "--election-timeout", "500", "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m",
-				"--log-level", "warn", "--grpc-keepalive-min-time", "1s",
-			},
-			Ready: process.Port(m.client),
+		w.procs[m.Name] = process.New(process.Config{
+			Name: m.Name, Binary: w.cfg.Etcd, LogFile: filepath.Join(w.Dir, m.Name+".log"), Args: args, Ready: process.Port(m.Client),
 		})
 	}
 	return nil

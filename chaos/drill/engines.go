@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"time"
 
 	"parley/internal/engineset"
 	"parley/internal/roles"
@@ -15,7 +16,38 @@ var engineSets = [...]string{"cell-1", "cell-2"} //nolint:gochecknoglobals // a 
 
 // engines is what a cell's config says of a set's engines.
 func (l *layout) engines(ctx context.Context, script, set string) (roles.Engines, error) {
-	return engineset.Set{Script: script, Name: set}.Stores(ctx, l.dir)
+	return engineset.Set{Script: script, Name: set}.Stores(ctx, l.Dir)
+}
+
+// away is how long an engine is away in a drill that has it be away for d.
+func (w *world) away(d time.Duration) time.Duration {
+	if w.cfg.Away > 0 {
+		return w.cfg.Away
+	}
+	return w.scaled(d)
+}
+
+// agreeMax is how long the target's workers may take to catch up after the last drill.
+const (
+	agreeMax   = 3 * time.Minute
+	agreeEvery = 5 * time.Second
+)
+
+// storesAgree compares the target's stores after all drills, until they agree: what
+// was acked is in the log and, once the workers have caught up, everywhere else, once.
+func (w *world) storesAgree(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, agreeMax)
+	defer cancel()
+	for {
+		out, err := w.cli(ctx, "check", "stores", "--config", w.ConfigFile(w.targetCell().units[0].name))
+		if err == nil {
+			fmt.Fprintf(w.cfg.Out, "the stores of %s agree:\n%s", w.targetCell().id, out)
+			return nil
+		}
+		if w.wait(ctx, agreeEvery) != nil {
+			return fmt.Errorf("the stores of %s do not agree: %w: %s", w.targetCell().id, err, out)
+		}
+	}
 }
 
 // engine does something to an engine of the target, or to one of its nodes. Who

@@ -3,16 +3,12 @@ package drill
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"path/filepath"
 	"slices"
 
-	"github.com/goccy/go-yaml"
-
 	"parley/internal/detour"
 	"parley/internal/pki"
+	"parley/internal/rig"
 	"parley/internal/roles"
 	"parley/internal/topology"
 )
@@ -22,21 +18,18 @@ import (
 // Edges reach cells through relays, one per gateway, so that either way between
 // them can be slowed and cut; the first region's cell reaches its engines by wires.
 type layout struct {
-	dir     string
+	rig.Place
 	regions []region
 	control []controlNode
-	ca      *pki.Authority
 	token   string
 }
 
 type region struct {
 	id   topology.RegionID
-	etcd []etcdMember
+	etcd []rig.Member
 	cell cell
 	edge edge
 }
-
-type etcdMember struct{ name, client, peer string }
 
 type cell struct {
 	id       topology.CellID
@@ -85,7 +78,6 @@ type edge struct {
 type controlNode struct{ id, raft, api, admin string }
 
 const (
-	loopback       = "127.0.0.1"
 	membersOfThree = 3
 	gatewaysEach   = 2
 	serversEach    = 2
@@ -94,17 +86,21 @@ const (
 // newLayout takes free ports. engines is the script that knows where the cells'
 // engines are; "" = they have embedded stores.
 func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
-	p := ports{ctx: ctx}
-	defer p.letGo()
-	l := &layout{dir: dir, token: "pot_drill"}
+	p := ports{rig.NewPorts(ctx)}
+	defer p.LetGo()
+	place, err := rig.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	l := &layout{Place: place, token: "pot_drill"}
 	for _, id := range []topology.RegionID{"eu", "us"} {
 		r := region{id: id, cell: cell{id: topology.CellID(id + "-1")}}
 		for i := range membersOfThree {
-			r.etcd = append(r.etcd, etcdMember{fmt.Sprintf("etcd-%s-%d", id, i+1), p.tcp(), p.tcp()})
+			r.etcd = append(r.etcd, rig.Member{Name: fmt.Sprintf("etcd-%s-%d", id, i+1), Client: p.TCP(), Peer: p.TCP()})
 		}
 		for i := range gatewaysEach {
 			r.cell.gateways = append(r.cell.gateways, gateway{
-				id: topology.GatewayID(fmt.Sprintf("%s-gw-%d", r.cell.id, i+1)), link: p.udp(), api: p.udp(), linkVia: p.udp(), apiVia: p.udp(),
+				id: topology.GatewayID(fmt.Sprintf("%s-gw-%d", r.cell.id, i+1)), link: p.UDP(), api: p.UDP(), linkVia: p.UDP(), apiVia: p.UDP(),
 			})
 		}
 		for i := range serversEach {
@@ -114,17 +110,16 @@ func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
 		if engines != "" && len(l.regions) == 0 {
 			r.cell.units = p.split(r.cell)
 		}
-		r.edge = edge{id: topology.EdgeID(id + "-edge-1"), listen: p.tcp(), admin: p.tcp()}
+		r.edge = edge{id: topology.EdgeID(id + "-edge-1"), listen: p.TCP(), admin: p.TCP()}
 		l.regions = append(l.regions, r)
 	}
 	for i := range membersOfThree {
-		l.control = append(l.control, controlNode{fmt.Sprintf("control-%d", i+1), p.tcp(), p.tcp(), p.tcp()})
+		l.control = append(l.control, controlNode{fmt.Sprintf("control-%d", i+1), p.TCP(), p.TCP(), p.TCP()})
 	}
 	for i := range l.regions {
 		if engines == "" {
 			continue
 		}
-		var err error
 		if l.regions[i].cell.stores, err = l.engines(ctx, engines, engineSets[i]); err != nil {
 			return nil, err
 		}
@@ -136,96 +131,40 @@ func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
 			c.stores.Via[w.target] = w.listen
 		}
 	}
-	if p.err != nil {
-		return nil, p.err
-	}
-	var err error
-	l.ca, err = pki.OpenAuthority(filepath.Join(dir, "ca"))
-	return l, err
+	return l, p.Err
 }
 
+// ports finds free ones, and with them whole cells.
+type ports struct{ *rig.Ports }
+
 // whole is a cell in one process.
-func (p *ports) whole(c cell) unit {
-	return unit{name: string(c.id), admin: p.tcp(), gateways: c.gateways, servers: c.servers, workers: roles.DefaultCell().Workers}
+func (p ports) whole(c cell) unit {
+	return unit{name: string(c.id), admin: p.TCP(), gateways: c.gateways, servers: c.servers, workers: roles.DefaultCell().Workers}
 }
 
 // split is a cell in which each part has a process for itself, the workers one
 // together.
-func (p *ports) split(c cell) (out []unit) {
+func (p ports) split(c cell) (out []unit) {
 	for _, s := range c.servers {
-		out = append(out, unit{name: string(s), admin: p.tcp(), servers: []topology.ServerID{s}, reached: p.tcp()})
+		out = append(out, unit{name: string(s), admin: p.TCP(), servers: []topology.ServerID{s}, reached: p.TCP()})
 	}
 	for _, g := range c.gateways {
-		out = append(out, unit{name: string(g.id), admin: p.tcp(), gateways: []gateway{g}})
+		out = append(out, unit{name: string(g.id), admin: p.TCP(), gateways: []gateway{g}})
 	}
-	return append(out, unit{name: string(c.id) + "-workers", admin: p.tcp(), workers: roles.DefaultCell().Workers})
-}
-
-// ports finds free ones. They are held until all are found, so that none comes
-// twice.
-type ports struct {
-	ctx  context.Context //nolint:containedctx // of the one layout
-	err  error
-	held []io.Closer
-}
-
-func (p *ports) tcp() string {
-	l, err := new(net.ListenConfig).Listen(p.ctx, "tcp", net.JoinHostPort(loopback, "0"))
-	if err != nil {
-		p.err = err
-		return ""
-	}
-	p.held = append(p.held, l)
-	return l.Addr().String()
-}
-
-func (p *ports) udp() string {
-	c, err := new(net.ListenConfig).ListenPacket(p.ctx, "udp", net.JoinHostPort(loopback, "0"))
-	if err != nil {
-		p.err = err
-		return ""
-	}
-	p.held = append(p.held, c)
-	return c.LocalAddr().String()
-}
-
-func (p *ports) letGo() {
-	for _, h := range p.held {
-		_ = h.Close() // it was only asked which is free
-	}
-}
-
-// certs issues a role's certificate and says where it is.
-func (l *layout) certs(id pki.Identity) (string, error) {
-	dir := filepath.Join(l.dir, "certs", id.Name)
-	b, err := l.ca.Issue(id, []string{"localhost", loopback})
-	if err != nil {
-		return "", err
-	}
-	return dir, b.Write(dir)
-}
-
-// write writes a role's config and returns its file.
-func (l *layout) write(name string, c any) (string, error) {
-	b, err := yaml.Marshal(c)
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(l.dir, name+".yaml")
-	return file, os.WriteFile(file, b, 0o600)
+	return append(out, unit{name: string(c.id) + "-workers", admin: p.TCP(), workers: roles.DefaultCell().Workers})
 }
 
 func (l *layout) process(name, certs, admin string) roles.Process {
-	return roles.Process{Dir: filepath.Join(l.dir, name), CertDir: certs, Admin: admin, DrainMax: drainMax}
+	return roles.Process{Dir: filepath.Join(l.Dir, name), CertDir: certs, Admin: admin, DrainMax: drainMax}
 }
 
 func (l *layout) controlConfig(n controlNode) (string, error) {
-	certs, err := l.certs(pki.Identity{Role: pki.RoleControl, Name: n.id})
+	certs, err := l.Certs(pki.Identity{Role: pki.RoleControl, Name: n.id})
 	if err != nil {
 		return "", err
 	}
-	tokens := filepath.Join(l.dir, "operator-token")
-	if err := os.WriteFile(tokens, []byte(l.token), 0o600); err != nil {
+	tokens, err := l.Secret("operator-token", l.token)
+	if err != nil {
 		return "", err
 	}
 	c := roles.DefaultControl()
@@ -234,18 +173,18 @@ func (l *layout) controlConfig(n controlNode) (string, error) {
 	for _, p := range l.control {
 		c.Peers = append(c.Peers, roles.Peer{ID: p.id, RaftAddr: p.raft, APIURL: "https://" + p.api})
 	}
-	return l.write(n.id, c)
+	return l.Write(n.id, c)
 }
 
 func (r region) etcdClients() (out []string) {
 	for _, m := range r.etcd {
-		out = append(out, m.client)
+		out = append(out, m.Client)
 	}
 	return out
 }
 
 func (l *layout) cellConfig(r region, u unit) (string, error) {
-	certs, err := l.certs(pki.Identity{Region: r.id, Cell: r.cell.id, Role: pki.RoleGateway, Name: u.name})
+	certs, err := l.Certs(pki.Identity{Region: r.id, Cell: r.cell.id, Role: pki.RoleGateway, Name: u.name})
 	if err != nil {
 		return "", err
 	}
@@ -257,11 +196,11 @@ func (l *layout) cellConfig(r region, u unit) (string, error) {
 	for _, g := range u.gateways {
 		c.Gateways = append(c.Gateways, roles.Gateway{ID: g.id, LinkAddr: g.linkVia, APIAddr: g.apiVia, LinkListen: g.link, APIListen: g.api})
 	}
-	return l.write(u.name, c)
+	return l.Write(u.name, c)
 }
 
 func (l *layout) edgeConfig(r region) (string, error) {
-	certs, err := l.certs(pki.Identity{Region: r.id, Role: pki.RoleEdge, Name: string(r.edge.id)})
+	certs, err := l.Certs(pki.Identity{Region: r.id, Role: pki.RoleEdge, Name: string(r.edge.id)})
 	if err != nil {
 		return "", err
 	}
@@ -277,7 +216,7 @@ func (l *layout) edgeConfig(r region) (string, error) {
 		}
 		c.ColdCells = append(c.ColdCells, cold)
 	}
-	return l.write(string(r.edge.id), c)
+	return l.Write(string(r.edge.id), c)
 }
 
 func (e edge) url() string { return "http://" + e.listen }

@@ -33,7 +33,8 @@ type Config struct {
 	Only    []string
 	Script  swarm.Script
 	Speed   float64
-	Out     io.Writer // for people
+	Away    time.Duration // how long an engine is away, in its drills; 0 = as long as each says
+	Out     io.Writer     // for people
 	Log     *slog.Logger
 }
 
@@ -81,6 +82,9 @@ func Run(ctx context.Context, cfg Config) (results []Result, err error) {
 		if err := w.heal(ctx); err != nil {
 			return results, fmt.Errorf("after %s the cluster does not heal: %w", d.Name, err)
 		}
+	}
+	if cfg.Engines != "" {
+		return results, w.storesAgree(ctx)
 	}
 	return results, nil
 }
@@ -226,7 +230,7 @@ func (w *world) untilReady(ctx context.Context, name string) error {
 }
 
 // appendFile is the append log of a cell's process, which a test build writes.
-func (w *world) appendFile(name string) string { return filepath.Join(w.dir, name, "append.jsonl") }
+func (w *world) appendFile(name string) string { return filepath.Join(w.Dir, name, "append.jsonl") }
 
 // appendsFrom is how far the cells' append logs have come.
 func (w *world) appendsFrom() map[string]int64 {

@@ -18,16 +18,16 @@ type wire struct{ node, target, listen string }
 
 // wires are the ways to all nodes of a cell's engines, named as tools/engines names
 // them.
-func (p *ports) wires(e roles.Engines) (out []wire) {
+func (p ports) wires(e roles.Engines) (out []wire) {
 	add := func(engine string, addrs ...string) {
 		for i, addr := range addrs {
-			out = append(out, wire{fmt.Sprintf("%s-%d", engine, i+1), addr, p.tcp()})
+			out = append(out, wire{fmt.Sprintf("%s-%d", engine, i+1), addr, p.TCP()})
 		}
 	}
 	host := func(addr, port string) string {
 		u, err := url.Parse(addr)
 		if err != nil {
-			p.err = errors.Join(p.err, err)
+			p.Err = errors.Join(p.Err, err)
 			return ""
 		}
 		if u.Port() == "" {
@@ -114,7 +114,7 @@ func (w *world) inWeather(ctx context.Context, engine string, weather fault.Weat
 	for _, to := range wires {
 		to.Set(weather)
 	}
-	err := w.wait(ctx, w.scaled(d))
+	err := w.wait(ctx, w.away(d))
 	met := int64(0)
 	for _, to := range wires {
 		met += to.Set(fault.Weather{})

@@ -161,7 +161,7 @@ func (w *world) etcdNames(region topology.RegionID) (out []string) {
 	for _, r := range w.regions {
 		for _, m := range r.etcd {
 			if r.id == region {
-				out = append(out, m.name)
+				out = append(out, m.Name)
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func (w *world) forgetDisk(name string) error {
 	if err := w.kill(name); err != nil {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(w.dir, name))
+	return os.RemoveAll(filepath.Join(w.Dir, name))
 }
 
 // adminOf is where a process takes orders.
@@ -251,7 +251,7 @@ func (w *world) cli(ctx context.Context, args ...string) ([]byte, error) {
 	}
 	cmd.Env = append(os.Environ(),
 		"PARLEY_CONTROL="+strings.Join(w.controlURLs(), ","), "PARLEY_TOKEN="+w.token,
-		"PARLEY_CA="+filepath.Join(w.dir, "ca", "ca.pem"), "PARLEY_EDGE="+strings.Join(edges, ","))
+		"PARLEY_CA="+w.CAFile(), "PARLEY_EDGE="+strings.Join(edges, ","))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
