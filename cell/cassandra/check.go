@@ -167,7 +167,7 @@ func reach(ctx context.Context, cl *gocql.ClusterConfig, host string) (*gocql.Se
 		return nil, problem.Wrap(err, problem.Invalid, "Cassandra: no TLS with %s: does ca_file sign the node's certificate, and does the node offer TLS?", host)
 	case has("unsupported protocol response version", "unsupported response version", "protocol version"):
 		return nil, problem.Wrap(err, problem.Invalid, "Cassandra: what answers at %s is not Cassandra's native protocol: check the port", host)
-	case has("EOF", "connection reset"):
+	case hungUp(err):
 		return nil, problem.Wrap(err, problem.Invalid,
 			"Cassandra: %s hangs up on the native protocol: check the port, and set ca_file if the node asks for TLS", host)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), has("timeout", "no response"):

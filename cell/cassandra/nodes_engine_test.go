@@ -5,9 +5,12 @@ package cassandra_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -220,5 +223,39 @@ func calls(db *cassandra.DB, tok topology.Token, round int) map[string]func(cont
 			far.Workspace = "W-lost"
 			return db.History().Apply(ctx, []history.Batch{{Channel: far, Changes: same}})
 		},
+	}
+}
+
+// dying is the way to nodes of which the first dies as it is asked.
+type dying struct {
+	net.Dialer
+
+	asked atomic.Bool
+}
+
+func (d *dying) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := d.Dialer.DialContext(ctx, network, addr)
+	if err == nil && d.asked.CompareAndSwap(false, true) {
+		c = hangsUp{c}
+	}
+	return c, err
+}
+
+type hangsUp struct{ net.Conn }
+
+func (hangsUp) Read([]byte) (int, error) { return 0, syscall.ECONNRESET }
+
+func TestCassandra_StartsWhileANodeDies(t *testing.T) {
+	cfg := keyspace(t)
+	way := &dying{}
+	db, err := cassandra.Connect(t.Context(), cfg, "cell", 8, way, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	if !way.asked.Load() {
+		t.Error("no node was asked")
 	}
 }

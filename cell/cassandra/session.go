@@ -81,8 +81,35 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	return cl, nil
 }
 
-// dial makes a session, or gives up when ctx ends; one that comes later is closed.
+// A node that hangs up may have died as it was asked: it, or another, is asked again.
+const (
+	dialTries = 3
+	dialPause = 500 * time.Millisecond
+)
+
+// dial makes a session, or gives up when ctx ends.
 func dial(ctx context.Context, cl *gocql.ClusterConfig) (*gocql.Session, error) {
+	for try := 1; ; try++ {
+		s, err := dialOnce(ctx, cl)
+		if err == nil || try == dialTries || !hungUp(err) {
+			return s, err
+		}
+		select {
+		case <-time.After(dialPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// hungUp reports whether a connection was made, and then ended from the other side. The
+// client gives some of these errors only as text.
+func hungUp(err error) bool {
+	return strings.Contains(err.Error(), "EOF") || strings.Contains(err.Error(), "connection reset")
+}
+
+// dialOnce makes a session; one that comes after ctx's end is closed.
+func dialOnce(ctx context.Context, cl *gocql.ClusterConfig) (*gocql.Session, error) {
 	type made struct {
 		s   *gocql.Session
 		err error
