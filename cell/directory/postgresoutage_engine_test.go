@@ -147,7 +147,7 @@ func (s scratch) toxic(t *testing.T, json string) {
 // Slow is not away.
 func TestPostgres_SlowAnswers(t *testing.T) {
 	s, _ := peopled(t)
-	s.cfg.AwayAfter = 5 * time.Second
+	s.cfg.AwayAfter, s.cfg.ConnectTimeout = 5*time.Second, 5*time.Second // a new connection waits for four answers
 	d := s.open(t)
 	s.toxic(t, `{"name": "slow", "type": "latency", "stream": "downstream", "attributes": {"latency": 300}}`)
 	for range 3 {
