@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # What `make e2e-engines` does: the drills on two cells with engines of their own, the
 # first with three nodes of Cassandra and Kafka. Sets are made anew and are taken down
-# again however this ends. Arguments go to parley chaos run.
+# again however this ends. Arguments go to parley chaos run. Load should be far below
+# what a machine with a dozen engines on it can do: drills look for pauses that faults
+# make, not for those of a full machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
