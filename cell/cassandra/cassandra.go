@@ -42,8 +42,9 @@ type DB struct {
 	log     *slog.Logger
 	now     func() time.Time
 	sizes   sizes
-	spare   bool // there is a second replica to ask a slow read of
-	hedge   hedge
+	spare   bool // there is a second replica to ask beside a slow one
+	reads   *hedge
+	writes  *hedge
 
 	mu     sync.RWMutex // held for reading by each call, for writing by Close
 	closed bool
@@ -94,7 +95,7 @@ func connect(ctx context.Context, cfg Config, o options, cell topology.CellID, l
 		m.unregister()
 		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: no session with keyspace %s at %v", cfg.Keyspace, cfg.Hosts)
 	}
-	d := &DB{session: s, metrics: m, cell: string(cell), log: log, now: o.now, sizes: o.sizes, spare: cfg.Replication > 1}
+	d := &DB{session: s, metrics: m, cell: string(cell), log: log, now: o.now, sizes: o.sizes, spare: cfg.Replication > 1, reads: &hedge{metrics: m}, writes: &hedge{metrics: m}}
 	if d.now == nil {
 		d.now = time.Now
 	}

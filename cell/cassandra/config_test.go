@@ -61,6 +61,7 @@ func TestErrors_Kinds(t *testing.T) {
 		want     problem.Kind
 	}{
 		{gocql.ErrNoConnections, 0, problem.Unavailable},
+		{gocql.ErrNoConnections, 1, problem.Unknown}, // one is under way
 		{unavailable, 1, problem.Unavailable},
 		{unavailable, 2, problem.Unknown}, // the first attempt may have been stored
 		{answer{gocql.ErrCodeOverloaded, ""}, 1, problem.Unavailable},

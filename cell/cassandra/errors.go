@@ -59,7 +59,7 @@ func refused(err error) bool {
 // never left, or its only coordinator turned it away.
 func notDone(err error, attempts int) bool {
 	if errors.Is(err, gocql.ErrNoConnections) { // else the last node's error is given
-		return true
+		return attempts == 0
 	}
 	if attempts > 1 {
 		return false

@@ -9,7 +9,7 @@ import (
 )
 
 func TestHedge_WaitsLongerWhenAllAreSlow(t *testing.T) {
-	var h hedge
+	h := hedge{metrics: newMetrics(nil)}
 	reads := func(n int, took time.Duration, err error) {
 		now := time.Now()
 		for range n {

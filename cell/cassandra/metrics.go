@@ -89,20 +89,16 @@ func (m *metrics) unregister() {
 
 // ObserveQuery implements gocql.QueryObserver.
 func (m *metrics) ObserveQuery(ctx context.Context, q gocql.ObservedQuery) {
-	if errors.Is(q.Err, context.Canceled) && ctx.Err() == nil {
-		m.repeats.WithLabelValues("slow").Inc() // the other one was first
-		return
-	}
-	m.attempt(q.Statement, q.End.Sub(q.Start).Seconds(), q.Err)
+	m.attempt(ctx, q.Statement, q.End.Sub(q.Start).Seconds(), q.Err)
 }
 
 // ObserveBatch implements gocql.BatchObserver.
-func (m *metrics) ObserveBatch(_ context.Context, b gocql.ObservedBatch) {
+func (m *metrics) ObserveBatch(ctx context.Context, b gocql.ObservedBatch) {
 	first := ""
 	if len(b.Statements) > 0 {
 		first = b.Statements[0]
 	}
-	m.attempt(first, b.End.Sub(b.Start).Seconds(), b.Err)
+	m.attempt(ctx, first, b.End.Sub(b.Start).Seconds(), b.Err)
 }
 
 // ObserveConnect implements gocql.ConnectObserver.
@@ -114,7 +110,11 @@ func (m *metrics) ObserveConnect(c gocql.ObservedConnect) {
 	m.connects.WithLabelValues(result).Inc()
 }
 
-func (m *metrics) attempt(statement string, seconds float64, err error) {
+func (m *metrics) attempt(ctx context.Context, statement string, seconds float64, err error) {
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		m.repeats.WithLabelValues("slow").Inc() // the other one was first
+		return
+	}
 	name, ok := m.names[statement]
 	if !ok {
 		name = otherQuery

@@ -3,6 +3,7 @@ package cassandra
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/gocql/gocql"
 )
@@ -36,23 +37,43 @@ func (d *DB) get(ctx context.Context, cql string, args ...any) *gocql.Query {
 		Idempotent(true).RetryPolicy(nextHost{d.metrics}).PageSize(pageRows)
 	if d.spare {
 		// With one node the second attempt would find no host and fail the first.
-		q = q.Observer(&d.hedge).SetSpeculativeExecutionPolicy(&gocql.SimpleSpeculativeExecution{NumAttempts: 1, TimeoutDelay: d.hedge.after()})
+		q = q.Observer(d.reads).SetSpeculativeExecutionPolicy(d.reads.policy())
 	}
 	return q
 }
 
-// put makes a write at quorum. It carries its own time, so it is tried again.
+// put makes a write at quorum. It carries its own time, so it is tried again, and made
+// at a second node beside a slow one.
 func (d *DB) put(ctx context.Context, m mutation) error {
-	if len(m) == 1 {
-		q := d.session.Query(m[0].cql, m[0].args...).WithContext(ctx).Consistency(gocql.Quorum).RetryPolicy(nextHost{d.metrics})
-		return writeError(q.Exec(), q.Attempts())
+	policy := d.writes.policy()
+	began := time.Now()
+	attempts, err := d.write(ctx, m, policy)
+	if err != nil && d.spare && time.Since(began) >= policy.Delay() {
+		attempts++ // the client counts those that have ended: another may be under way
 	}
-	b := d.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx).RetryPolicy(nextHost{d.metrics})
+	return writeError(err, attempts)
+}
+
+func (d *DB) write(ctx context.Context, m mutation, beside gocql.SpeculativeExecutionPolicy) (attempts int, err error) {
+	if len(m) == 1 {
+		q := d.session.Query(m[0].cql, m[0].args...).WithContext(ctx).Consistency(gocql.Quorum).
+			Idempotent(true).RetryPolicy(nextHost{d.metrics}).Observer(d.writes)
+		if d.spare {
+			q = q.SetSpeculativeExecutionPolicy(beside)
+		}
+		err = q.Exec()
+		return q.Attempts(), err
+	}
+	b := d.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx).RetryPolicy(nextHost{d.metrics}).Observer(d.writes)
 	b.SetConsistency(gocql.Quorum)
 	for _, s := range m {
-		b.Query(s.cql, s.args...)
+		b.Entries = append(b.Entries, gocql.BatchEntry{Stmt: s.cql, Args: s.args, Idempotent: true})
 	}
-	return writeError(d.session.ExecuteBatch(b), b.Attempts())
+	if d.spare {
+		b = b.SpeculativeExecutionPolicy(beside)
+	}
+	err = d.session.ExecuteBatch(b)
+	return b.Attempts(), err
 }
 
 // putInOrder makes writes one after the other and stops at the first that fails.
