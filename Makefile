@@ -82,12 +82,13 @@ e2e-engines: drill-binaries ## Every drill on two cells with real engines, and t
 		$(if $(DRILLS),$(DRILLS),--table docs/operations.md --commit "$$(git describe --always --dirty)")
 
 .PHONY: e2e-engines-short
-e2e-engines-short: drill-binaries ## The short form of them
+e2e-engines-short: drill-binaries ## The short form of them, 10 minutes
 	bash tools/engines/drills.sh --speed 0.4 --short
 
 .PHONY: test-engines
-test-engines: ## The conformance suites against real engines, and their failure tests on three nodes; leaves nothing running
+test-engines: ## The conformance suites against real engines, their failure tests on three nodes, and the short drills on two cells; leaves nothing running
 	bash tools/engines/test.sh
+	$(MAKE) e2e-engines-short
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each

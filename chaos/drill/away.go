@@ -24,7 +24,7 @@ const (
 func faultsOfEngines() []Drill {
 	return []Drill{
 		{
-			Name: "cassandra-node-kill", Title: "one of three Cassandra nodes is killed", Row: "8", P99: 2 * time.Second, Max: 5 * time.Second,
+			Name: "cassandra-node-kill", Title: "one of three Cassandra nodes is killed", Row: "8", Short: true, P99: 2 * time.Second, Max: 5 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "cassandra-2", awayFor) },
 		}, {
 			Name: "cassandra-node-stands", Title: "one of three Cassandra nodes stands still for 30 s", Row: "8", P99: 4 * time.Second, Max: 6 * time.Second,
@@ -35,13 +35,13 @@ func faultsOfEngines() []Drill {
 				return errors.Join(w.engine(ctx, "kill", "cassandra-1"), w.engineAway(ctx, "cassandra-2", awayFor), w.engine(ctx, "start", "cassandra-1"))
 			},
 		}, {
-			Name: "kafka-broker-kill", Title: "one of three Kafka brokers is killed", Row: "10", P99: 2 * time.Second, Max: 5 * time.Second,
+			Name: "kafka-broker-kill", Title: "one of three Kafka brokers is killed", Row: "10", Short: true, P99: 2 * time.Second, Max: 5 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "kafka-2", awayFor) },
 		}, {
 			Name: "kafka-gone", Title: "all Kafka brokers are killed", Row: "11", P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "kafka", kafkaFor) },
 		}, {
-			Name: "redis-kill", Title: "Redis is killed", Row: "7", P99: 5 * time.Second, Max: 12 * time.Second,
+			Name: "redis-kill", Title: "Redis is killed", Row: "7", Short: true, P99: 5 * time.Second, Max: 12 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "redis", awayFor) },
 		}, {
 			Name: "redis-stands", Title: "Redis stands still for 30 s", Row: "7", P99: 5 * time.Second, Max: 12 * time.Second,
@@ -52,13 +52,13 @@ func faultsOfEngines() []Drill {
 				return errors.Join(w.engine(ctx, "wipe", "redis"), w.wait(ctx, w.away(awayFor)))
 			},
 		}, {
-			Name: "postgres-kill", Title: "Postgres is killed", Row: "13", P99: 2 * time.Second, Max: 3 * time.Second,
+			Name: "postgres-kill", Title: "Postgres is killed", Row: "13", Short: true, P99: 2 * time.Second, Max: 3 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineAway(ctx, "postgres", awayFor) },
 		}, {
 			Name: "postgres-stands", Title: "Postgres stands still for 30 s", Row: "13", P99: 4 * time.Second, Max: 6 * time.Second,
 			Do: func(ctx context.Context, w *world) error { return w.engineStands(ctx, "postgres") },
 		}, {
-			Name: "elasticsearch-kill", Title: "Elasticsearch is killed", Row: "12", P99: 2 * time.Second, Max: 2 * time.Second,
+			Name: "elasticsearch-kill", Title: "Elasticsearch is killed", Row: "12", Short: true, P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: func(ctx context.Context, w *world) error {
 				return w.searchedMeanwhile(ctx, true, func() error { return w.engineAway(ctx, "elasticsearch", awayFor) })
 			},

@@ -32,7 +32,7 @@ func build(ctx context.Context, cfg Config) (w *world, err error) {
 		cfg: cfg, procs: map[string]*process.Process{}, relays: map[topology.GatewayID]*fault.Relay{}, wires: map[string]*fault.Wire{},
 		web: &http.Client{Timeout: orderMax}, silenced: func() {},
 	}
-	if w.layout, err = newLayout(ctx, dir, cfg.Engines); err != nil {
+	if w.layout, err = newLayout(ctx, dir, cfg); err != nil {
 		return nil, err
 	}
 	defer func() {

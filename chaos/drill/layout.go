@@ -22,6 +22,7 @@ type layout struct {
 	regions []region
 	control []controlNode
 	token   string
+	quota   int64 // of a workspace, at each channel server
 }
 
 type region struct {
@@ -83,16 +84,16 @@ const (
 	serversEach    = 2
 )
 
-// newLayout takes free ports. engines is the script that knows where the cells'
-// engines are; "" = they have embedded stores.
-func newLayout(ctx context.Context, dir, engines string) (*layout, error) {
+// newLayout takes free ports, and asks where the cells' engines are, if they have any.
+func newLayout(ctx context.Context, dir string, cfg Config) (*layout, error) {
+	engines := cfg.Engines
 	p := ports{rig.NewPorts(ctx)}
 	defer p.LetGo()
 	place, err := rig.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{Place: place, token: "pot_drill"}
+	l := &layout{Place: place, token: "pot_drill", quota: cfg.quota()}
 	for _, id := range []topology.RegionID{"eu", "us"} {
 		r := region{id: id, cell: cell{id: topology.CellID(id + "-1")}}
 		for i := range membersOfThree {
@@ -190,7 +191,7 @@ func (l *layout) cellConfig(r region, u unit) (string, error) {
 	}
 	c := roles.DefaultCell()
 	c.Process = l.process(u.name, certs, u.admin)
-	c.WorkspacePostsPerS = quota
+	c.WorkspacePostsPerS = int(l.quota)
 	c.ID, c.Region, c.Etcd, c.Servers, c.Workers = r.cell.id, r.id, r.etcdClients(), u.servers, u.workers
 	c.ProcessID, c.ServerAddr, c.Stores = u.name, u.reached, r.cell.stores
 	for _, g := range u.gateways {

@@ -20,12 +20,28 @@ import (
 // The noisy workspace posts some 50 times what the swarm does, over as many sockets
 // as it takes: an edge bounds each.
 const (
-	quota       = 400 // posts a second of a workspace at each channel server of the drills' cells
 	noisyPeople = 8
-	noisyEach   = 8  // sockets of each
 	noisyPace   = 45 // posts a second of each socket: just what an edge lets pass
 	noisyFor    = 8 * time.Second
 )
+
+// quota is how many posts a second each channel server of the drills' cells takes from a
+// workspace: less than what both together can do while they share the machine with all
+// of the drill, and with engines if there are any.
+func (c Config) quota() int64 {
+	if c.Engines != "" {
+		return 50
+	}
+	return 400
+}
+
+// noisyEach is how many sockets each noisy person has.
+func (c Config) noisyEach() int {
+	if c.Engines != "" {
+		return 3
+	}
+	return 8
+}
 
 // noise is how the posts of a workspace fared that posts without measure.
 type noise struct {
@@ -44,14 +60,14 @@ func noisyNeighbour(ctx context.Context, w *world) error {
 	loud, cancel := context.WithTimeout(ctx, noisyFor)
 	defer cancel()
 	for _, p := range in.People(history.RoleSwarm, func(int) []string { return []string{w.regions[0].edge.url()} }) {
-		for range noisyEach {
+		for range w.cfg.noisyEach() {
 			if err := n.add(loud, p); err != nil {
 				return fmt.Errorf("a socket of %s: %w", p.Name, err)
 			}
 		}
 	}
 	n.sockets.Wait()
-	return n.wrong()
+	return n.wrong(w.cfg.quota())
 }
 
 // add has one more socket of a person post until ctx ends.
@@ -107,8 +123,8 @@ func (n *noise) read(s *client.Socket) {
 
 // wrong says what is not as the quota says. The channels may be at one server or at
 // two: each lets the quota pass, and twice of it at once.
-func (n *noise) wrong() error {
-	const least, most = quota * int64(noisyFor/time.Second), 2 * quota * int64(noisyFor/time.Second+2)
+func (n *noise) wrong(quota int64) error {
+	least, most := quota*int64(noisyFor/time.Second), 2*quota*int64(noisyFor/time.Second+2)
 	sent, acked := n.sent.Load(), n.acked.Load()
 	switch {
 	case n.other.Load() > 0:
