@@ -172,3 +172,32 @@ func TestPostgres_CheckFindsNothing(t *testing.T) {
 		t.Errorf("a workspace of another schema shows: %v, %v", ws, err)
 	}
 }
+
+// A process that starts while another makes the tables sees none, some, or all of
+// them, and never a version that is not that of what it sees.
+func TestPostgres_CheckWhileTablesAreMade(t *testing.T) {
+	for range 10 {
+		s := database(t)
+		made := make(chan error, 1)
+		go func() {
+			d, err := directory.OpenPostgres(context.WithoutCancel(t.Context()), s.cfg, time.Now, nil)
+			if err == nil {
+				err = d.Close()
+			}
+			made <- err
+		}()
+		for busy := true; busy; {
+			select {
+			case err := <-made:
+				busy = false
+				if err != nil {
+					t.Error(err)
+				}
+			default:
+			}
+			if err := directory.Check(t.Context(), s.cfg); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

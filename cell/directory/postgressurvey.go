@@ -34,7 +34,15 @@ func expected() map[string]string {
 	}
 }
 
-func (c Config) survey(ctx context.Context, db *sql.DB) (s survey, err error) {
+// survey looks at everything as of one moment: another process may be making the
+// tables, and neither their version nor their columns may be of an earlier state than
+// the other's.
+func (c Config) survey(ctx context.Context, pool *sql.DB) (s survey, err error) {
+	db, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = db.Rollback() }() // it has only read
 	err = db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
 		current_setting('synchronous_commit'), current_setting('fsync'),
 		current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
@@ -59,7 +67,7 @@ func (c Config) survey(ctx context.Context, db *sql.DB) (s survey, err error) {
 }
 
 // readColumns reads the catalogue, which shows what may not be read, too.
-func (s *survey) readColumns(ctx context.Context, db *sql.DB) error {
+func (s *survey) readColumns(ctx context.Context, db *sql.Tx) error {
 	type column struct {
 		table, name, kind string
 		may               bool
