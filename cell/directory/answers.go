@@ -118,19 +118,23 @@ func (a *answers[K, V]) put(k K, v answer[V]) {
 }
 
 // forget is drop for who holds mu.
-func (a *answers[K, V]) forget(k K) {
-	if got, ok := a.young[k]; ok {
+func (a *answers[K, V]) forget(k K) bool {
+	got, young := a.young[k]
+	if young {
 		a.filled -= a.size(got.value)
 	}
+	_, old := a.old[k]
 	delete(a.young, k)
 	delete(a.old, k)
+	return young || old
 }
 
-func (a *answers[K, V]) drop(k K) {
+// drop forgets an answer, and reports whether there was one.
+func (a *answers[K, V]) drop(k K) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.forget(k)
 	a.version++
+	return a.forget(k)
 }
 
 func (a *answers[K, V]) dropAll() {

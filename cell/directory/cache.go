@@ -24,6 +24,8 @@ const (
 	entriesNormal = 50_000
 	// rowsOfEntry is how many rows of lists are kept for each entry.
 	rowsOfEntry = 10
+	// againMax lists wait to be asked for again, and as many are in a watchEvery.
+	againMax = 1024
 )
 
 // Cache is a Directory whose most asked questions are answered from memory for a
@@ -55,6 +57,8 @@ type Cache struct {
 	urevs  *answers[userKey, topology.URev]
 	names  *answers[nameKey, topology.UserID]
 	counts *answers[channelKey, int]
+	// again are users whose lists were known until somebody changed them.
+	again chan userKey
 }
 
 type (
@@ -105,8 +109,45 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
+	c.again = make(chan userKey, againMax)
 	d.watch.listen(c)
+	d.watch.beside(c.relisting)
 	return c
+}
+
+// relisting asks again for lists that were known until they changed: who joins a
+// channel should be known there when the engine goes away, also if they have not asked
+// since.
+func (c *Cache) relisting(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.relist(ctx)
+		}
+	}
+}
+
+func (c *Cache) relist(ctx context.Context) {
+	for range len(c.again) { // those that come meanwhile have the next turn
+		k := <-c.again
+		if _, known := c.lists.look(k); known {
+			continue
+		}
+		if _, err := c.ChannelsOf(ctx, k.Place, k.user); err != nil {
+			return // it is away: what was not known before can't be
+		}
+	}
+}
+
+func (c *Cache) relistSoon(k userKey) {
+	select {
+	case c.again <- k:
+	default: // asked for when it is needed
+	}
 }
 
 // Fresh is the cache for those who must not have an old answer while there is a
@@ -194,7 +235,12 @@ func (c *Cache) MemberCount(ctx context.Context, p topology.Place, ch topology.C
 // ChannelsOf are all of a user's memberships, by channel. The caller does not
 // change them.
 func (c *Cache) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
-	return c.lists.fresh(userKey{p, u}, 0, func() ([]Membership, error) { return c.Directory.ChannelsOf(ctx, p, u) })
+	k := userKey{p, u}
+	ms, err := c.lists.fresh(k, 0, func() ([]Membership, error) { return c.Directory.ChannelsOf(ctx, p, u) })
+	if _, known := c.lists.look(k); err == nil && !known { // something changed meanwhile
+		c.relistSoon(k)
+	}
+	return ms, err
 }
 
 // URevs are the urevs of users; who is not known is left out. While the engine is
@@ -295,7 +341,9 @@ func (c *Cache) dropMembers(p topology.Place, ch topology.ChannelID, us []topolo
 
 func (c *Cache) dropMember(k memberKey) {
 	c.members.drop(k)
-	c.lists.drop(userKey{k.Place, k.user})
+	if u := (userKey{k.Place, k.user}); c.lists.drop(u) {
+		c.relistSoon(u)
+	}
 	c.urevs.drop(userKey{k.Place, k.user})
 	c.counts.drop(channelKey{k.Place, k.channel})
 }

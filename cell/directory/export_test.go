@@ -9,6 +9,9 @@ import (
 // Kept is how many users a cache holds.
 func (c *Cache) Kept() int { return c.users.kept() }
 
+// Relist asks again for the lists that have changed.
+func (c *Cache) Relist(ctx context.Context) { c.relist(ctx) }
+
 // Outage makes a directory on SQLite one whose engine can go away. Nothing looks at
 // the engine but Poll.
 type Outage struct {

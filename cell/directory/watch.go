@@ -33,6 +33,7 @@ type watch struct {
 	now      func() time.Time
 	log      *slog.Logger
 	sooner   chan struct{}
+	life     context.Context //nolint:containedctx // ends with stop
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 
@@ -67,9 +68,16 @@ func (w *watch) start(ctx context.Context) error {
 		return err
 	}
 	w.cursor, w.asOf = head, w.now()
-	ctx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	w.work.Go(func() { w.run(ctx) })
+	w.life, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	w.beside(w.run)
 	return nil
+}
+
+// beside has something done until the watch stops.
+func (w *watch) beside(do func(ctx context.Context)) {
+	if w != nil {
+		w.work.Go(func() { do(w.life) })
+	}
 }
 
 // stop ends the looking.
