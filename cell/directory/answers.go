@@ -98,6 +98,11 @@ func (a *answers[K, V]) look(k K) (answer[V], bool) {
 	return got, ok
 }
 
+func (a *answers[K, V]) has(k K) bool {
+	_, ok := a.look(k)
+	return ok
+}
+
 func (a *answers[K, V]) keep(k K, v answer[V], version uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

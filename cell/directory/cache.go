@@ -24,8 +24,8 @@ const (
 	entriesNormal = 50_000
 	// rowsOfEntry is how many rows of lists are kept for each entry.
 	rowsOfEntry = 10
-	// againMax lists wait to be asked for again, and as many are in a watchEvery.
-	againMax = 1024
+	// aheadMax lists, and as many rows, wait to be asked for, and are in a watchEvery.
+	aheadMax = 1024
 )
 
 // Cache is a Directory whose most asked questions are answered from memory for a
@@ -57,8 +57,10 @@ type Cache struct {
 	urevs  *answers[userKey, topology.URev]
 	names  *answers[nameKey, topology.UserID]
 	counts *answers[channelKey, int]
-	// again are users whose lists were known until somebody changed them.
-	again chan userKey
+	// What is to be known when the engine goes away, and was not asked for: lists that
+	// were known until somebody changed them, and rows of channels that are in lists.
+	relist chan userKey
+	unseen chan channelKey
 }
 
 type (
@@ -109,16 +111,15 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
-	c.again = make(chan userKey, againMax)
+	c.relist, c.unseen = make(chan userKey, aheadMax), make(chan channelKey, aheadMax)
 	d.watch.listen(c)
-	d.watch.beside(c.relisting)
+	d.watch.beside(c.askingAhead)
 	return c
 }
 
-// relisting asks again for lists that were known until they changed: who joins a
-// channel should be known there when the engine goes away, also if they have not asked
-// since.
-func (c *Cache) relisting(ctx context.Context) {
+// askingAhead asks what an outage would leave unknown: somebody joins a channel and asks
+// for nothing since; somebody connects and then is the first here to open a channel.
+func (c *Cache) askingAhead(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -126,27 +127,39 @@ func (c *Cache) relisting(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.relist(ctx)
+			c.askAhead(ctx)
 		}
 	}
 }
 
-func (c *Cache) relist(ctx context.Context) {
-	for range len(c.again) { // those that come meanwhile have the next turn
-		k := <-c.again
-		if _, known := c.lists.look(k); known {
+// askAhead asks for what has come so far; what comes meanwhile has the next turn. It
+// gives up when the engine is away.
+func (c *Cache) askAhead(ctx context.Context) {
+	for range len(c.relist) {
+		k := <-c.relist
+		if c.lists.has(k) {
 			continue
 		}
-		if _, err := c.ChannelsOf(ctx, k.Place, k.user); err != nil {
-			return // it is away: what was not known before can't be
+		if _, err := c.ChannelsOf(ctx, k.Place, k.user); isUnreachable(err) {
+			return
+		}
+	}
+	for range len(c.unseen) {
+		k := <-c.unseen
+		if c.channels.has(k) {
+			continue
+		}
+		if _, err := c.Channel(ctx, k.Place, k.channel); isUnreachable(err) {
+			return
 		}
 	}
 }
 
-func (c *Cache) relistSoon(k userKey) {
+// soon has something asked ahead, or, if much is, not before it is needed.
+func soon[K any](queue chan K, k K) {
 	select {
-	case c.again <- k:
-	default: // asked for when it is needed
+	case queue <- k:
+	default:
 	}
 }
 
@@ -237,10 +250,18 @@ func (c *Cache) MemberCount(ctx context.Context, p topology.Place, ch topology.C
 func (c *Cache) ChannelsOf(ctx context.Context, p topology.Place, u topology.UserID) ([]Membership, error) {
 	k := userKey{p, u}
 	ms, err := c.lists.fresh(k, 0, func() ([]Membership, error) { return c.Directory.ChannelsOf(ctx, p, u) })
-	if _, known := c.lists.look(k); err == nil && !known { // something changed meanwhile
-		c.relistSoon(k)
+	if err != nil || c.watch == nil {
+		return ms, err
 	}
-	return ms, err
+	if !c.lists.has(k) { // something changed meanwhile
+		soon(c.relist, k)
+	}
+	for _, m := range ms {
+		if ch := (channelKey{p, m.Channel}); !c.channels.has(ch) {
+			soon(c.unseen, ch)
+		}
+	}
+	return ms, nil
 }
 
 // URevs are the urevs of users; who is not known is left out. While the engine is
@@ -342,7 +363,7 @@ func (c *Cache) dropMembers(p topology.Place, ch topology.ChannelID, us []topolo
 func (c *Cache) dropMember(k memberKey) {
 	c.members.drop(k)
 	if u := (userKey{k.Place, k.user}); c.lists.drop(u) {
-		c.relistSoon(u)
+		soon(c.relist, u)
 	}
 	c.urevs.drop(userKey{k.Place, k.user})
 	c.counts.drop(channelKey{k.Place, k.channel})

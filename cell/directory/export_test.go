@@ -9,8 +9,8 @@ import (
 // Kept is how many users a cache holds.
 func (c *Cache) Kept() int { return c.users.kept() }
 
-// Relist asks again for the lists that have changed.
-func (c *Cache) Relist(ctx context.Context) { c.relist(ctx) }
+// AskAhead asks what an outage would leave unknown.
+func (c *Cache) AskAhead(ctx context.Context) { c.askAhead(ctx) }
 
 // Outage makes a directory on SQLite one whose engine can go away. Nothing looks at
 // the engine but Poll.

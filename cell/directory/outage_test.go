@@ -326,32 +326,32 @@ func TestWatch_AnOutageEndsCalls(t *testing.T) {
 	done()
 }
 
-// Who joined and has not asked since is known.
-func TestCache_S4_AListThatChangedIsAskedForAgain(t *testing.T) {
-	for name, relist := range map[string]bool{"in time": true, "not yet": false} {
+// Who joined and has asked nothing since is known, and so is the channel.
+func TestCache_S4_WhatChangedIsAskedAhead(t *testing.T) {
+	for name, ahead := range map[string]bool{"in time": true, "not yet": false} {
 		t.Run(name, func(t *testing.T) {
 			o := newOutage(t)
 			ctx := t.Context()
 			if _, err := o.ChannelsOf(ctx, place, "U1"); err != nil {
 				t.Fatal(err)
 			}
-			row := directory.Channel{ID: "C2", Name: "two", CreatedBy: "U2"}
+			row := directory.Channel{ID: "C2", Name: "two", CreatedBy: "U2", Private: true}
 			if _, _, err := o.other.CreateChannel(ctx, place, row, []topology.UserID{"U1", "U2"}); err != nil {
 				t.Fatal(err)
 			}
 			o.Poll(ctx)
-			if relist {
-				o.Relist(ctx)
+			if ahead {
+				o.AskAhead(ctx)
 			}
 			o.Begin()
-			_, ok, err := o.Member(ctx, place, "C2", "U1")
-			if !relist {
-				o.wantAway("a member whose list was dropped", err)
-			} else if !ok || err != nil {
-				t.Errorf("who joined is a member: %v, %v", ok, err)
+			got, err := directory.Readable(ctx, o, place, "U1", false, "C2")
+			if !ahead {
+				o.wantAway("what nobody asked for", err)
+			} else if got.Name != "two" || err != nil {
+				t.Errorf("a member's channel: %+v, %v", got, err)
 			}
-			_, _, err = o.Member(ctx, place, "C2", "U2") // nobody here has asked of them
-			o.wantAway("a stranger", err)
+			_, err = directory.Readable(ctx, o, place, "U2", false, "C2") // nobody here has asked of them
+			o.wantAway("a stranger's", err)
 		})
 	}
 }
