@@ -77,9 +77,9 @@ cells-down: ## Stop them; data and logs are kept
 	tools/engines/engines down cell-2
 
 .PHONY: e2e-engines
-e2e-engines: drill-binaries ## Every drill on two cells with real engines, and the engines' own faults; writes its table into docs/operations.md (DRILLS="names" for some, REPLAY=export.zip, AWAY=10m)
+e2e-engines: drill-binaries ## Every drill on two cells with real engines, and the engines' own faults; writes their rows into docs/operations.md (DRILLS="names" for some, REPLAY=export.zip, AWAY=10m)
 	bash tools/engines/drills.sh $(if $(REPLAY),--replay $(REPLAY) --speed $(or $(SPEED),10),--speed $(or $(SPEED),0.4)) $(if $(AWAY),--away $(AWAY)) \
-		$(if $(DRILLS),$(DRILLS),--table docs/operations.md --commit "$$(git describe --always --dirty)")
+		--table docs/operations.md --commit "$$(git describe --always --dirty)" $(DRILLS)
 
 .PHONY: e2e-engines-short
 e2e-engines-short: drill-binaries ## The short form of them, 10 minutes

@@ -106,7 +106,7 @@ func write(file string, results []drill.Result, c drill.Config, commit string) e
 	var out bytes.Buffer
 	page, err := os.ReadFile(file)
 	before, rest, ok := bytes.Cut(page, []byte(tableBegins))
-	_, after, whole := bytes.Cut(rest, []byte(tableEnds))
+	earlier, after, whole := bytes.Cut(rest, []byte(tableEnds))
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
@@ -115,7 +115,7 @@ func write(file string, results []drill.Result, c drill.Config, commit string) e
 	default:
 		out.Write(before)
 		out.WriteString(tableBegins)
-		err = drill.WriteTable(&out, results, command, commit)
+		err = drill.WriteTable(&out, string(earlier), results, command, commit)
 		out.WriteString(tableEnds)
 		out.Write(after)
 	}

@@ -30,7 +30,7 @@ const (
 // of the drill, and with engines if there are any.
 func (c Config) quota() int64 {
 	if c.Engines != "" {
-		return 50
+		return 25
 	}
 	return 400
 }

@@ -65,25 +65,39 @@ func WritePage(out io.Writer, results []Result, command, commit string) error {
 	if _, err := io.WriteString(out, head); err != nil {
 		return err
 	}
-	return WriteTable(out, results, command, commit)
+	return WriteTable(out, "", results, command, commit)
 }
 
-// WriteTable writes a row for each result.
-func WriteTable(out io.Writer, results []Result, command, commit string) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Written by `%s` at %s, %d cores, %s.\n\n", command, commit, runtime.NumCPU(), runtime.Version())
-	b.WriteString("| drill | fault | what clients saw | pause p50 | p99 | max | budget | verdict |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
-	for _, r := range results {
-		verdict := "green"
-		if !r.OK() {
-			verdict = "**" + strings.ReplaceAll(r.fault(), "|", "/") + "**"
+// WriteTable writes a row for each result, and those rows of an earlier table whose
+// drills have no new one.
+func WriteTable(out io.Writer, earlier string, results []Result, command, commit string) error {
+	rows := map[string]string{}
+	for line := range strings.Lines(earlier) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " | "); ok {
+			rows[name] = line
 		}
-		p := r.pause()
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s / %s | %s |\n", r.Drill.Name, r.Drill.Title, r.saw(),
-			short(p.P50), short(p.P99), short(p.Max), short(r.Drill.P99), short(r.Drill.Max), verdict)
+	}
+	for _, r := range results {
+		rows[r.Drill.Name] = r.row(commit)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "Written by `%s`, %d cores, %s; the last column names the commit that was drilled.\n\n", command, runtime.NumCPU(), runtime.Version())
+	b.WriteString("| drill | fault | what clients saw | pause p50 | p99 | max | budget | verdict | at |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, d := range Drills() {
+		b.WriteString(rows[d.Name])
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+func (r Result) row(commit string) string {
+	verdict := "green"
+	if !r.OK() {
+		verdict = "**" + strings.ReplaceAll(r.fault(), "|", "/") + "**"
+	}
+	p := r.pause()
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s / %s | %s | %s |\n", r.Drill.Name, r.Drill.Title, r.saw(),
+		short(p.P50), short(p.P99), short(p.Max), short(r.Drill.P99), short(r.Drill.Max), verdict, commit)
 }
 
 // saw is what clients saw of the fault, in words.
