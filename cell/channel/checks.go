@@ -121,11 +121,11 @@ func (c *checks) info(ctx context.Context, ref topology.ChannelRef, fresh bool) 
 	return info, nil
 }
 
-// refuse is for who is no member: NotFound of a private channel, whose being there
-// must not show, else Denied.
+// refuse is for who is no member: NotFound of a channel that is private or not there
+// yet, whose being there must not show, else Denied.
 func (i Info) refuse() error {
-	if i.Private {
-		return problem.New(problem.NotFound, "there is no such channel")
+	if i.Private || i.Importing {
+		return problem.New(problem.NotFound, "no such channel")
 	}
 	return problem.New(problem.Denied, "you are not a member of this channel")
 }

@@ -44,7 +44,7 @@ func (d *people) ChannelInfo(_ context.Context, ref topology.ChannelRef) (channe
 	defer d.mu.Unlock()
 	i, ok := d.channels[ref]
 	if !ok {
-		return channel.Info{}, problem.New(problem.NotFound, "there is no such channel")
+		return channel.Info{}, problem.New(problem.NotFound, "no such channel")
 	}
 	return i, nil
 }

@@ -40,7 +40,8 @@ const (
 // this process alone that can't reach the engine. StaleMax bounds both.
 //
 //	S1 An answer from memory that is older than TTL is given only when the engine
-//	   could not be reached, never when it answered.
+//	   could not be reached, never when it answered; or when all changes of its kind up
+//	   to a TTL ago are known, which goes for memberships and workspaces.
 //	S2 It is given for at most StaleMax from when the engine was last heard of, also
 //	   by those who keep it for a time.
 //	S3 Only what allows something is: a refusal is asked for again.
@@ -110,6 +111,8 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		names:      newAnswers[nameKey](cfg, d, always[topology.UserID]),
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
+	c.workspaces.followed = func() bool { return d.watch.heardWithin(cfg.TTL) }
+	c.members.followed = c.workspaces.followed
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
 	c.relist, c.unseen = make(chan userKey, aheadMax), make(chan channelKey, aheadMax)
 	d.watch.listen(c)

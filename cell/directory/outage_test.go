@@ -172,6 +172,35 @@ func TestCache_S1_OldAnswersAreNotGivenWhenTheEngineAnswers(t *testing.T) {
 	}
 }
 
+// Memberships and workspaces need not be asked for as long as their changes are known.
+func TestCache_S1_WhatIsFollowedIsNotAsked(t *testing.T) {
+	o := newOutage(t)
+	o.askAll()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel() // it can't be asked
+	o.clock.add(time.Hour)
+	if _, _, err := o.Member(ended, place, "C1", "U1"); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("a member of an hour ago: %v", err)
+	}
+	o.Poll(t.Context())
+	if _, ok, err := o.Member(ended, place, "C1", "U1"); !ok || err != nil {
+		t.Errorf("a member who has not changed: %v, %v", ok, err)
+	}
+	if _, err := o.Workspace(ended, "W1"); err != nil {
+		t.Errorf("a workspace that has not changed: %v", err)
+	}
+	if _, err := o.User(ended, place, "U1"); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("a user's row, which is not followed: %v", err)
+	}
+	if _, err := o.other.RemoveMember(t.Context(), place, "C1", "U1", "U1", o.clock.now()); err != nil {
+		t.Fatal(err)
+	}
+	o.Poll(t.Context())
+	if _, ok, err := o.Member(t.Context(), place, "C1", "U1"); ok || err != nil {
+		t.Errorf("who was taken out is a member: %v, %v", ok, err)
+	}
+}
+
 func TestCache_S3_RefusalsAreNotServed(t *testing.T) {
 	o := newOutage(t)
 	ctx := t.Context()

@@ -187,6 +187,16 @@ func (w *watch) mayServe(keptFor time.Duration) bool {
 	return w.now().Sub(w.asOf)+keptFor <= w.staleMax
 }
 
+// heardWithin reports whether the listeners have been told of all changes up to d ago.
+func (w *watch) heardWithin(d time.Duration) bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.away == nil && w.now().Sub(w.asOf) < d
+}
+
 func (w *watch) listen(l listener) {
 	if w == nil {
 		return

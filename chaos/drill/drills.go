@@ -115,7 +115,7 @@ func faultsOfOurs() []Drill { //nolint:funlen // a table
 			Name: "slow-readers", Title: "500 sockets of a hot channel stop reading", Row: "27", P99: 2 * time.Second, Max: 2 * time.Second,
 			Do: slowReaders,
 		}, {
-			Name: "noisy-workspace", Title: "another workspace of the cell posts 50 times as much as this one", Row: "37", P99: time.Second, Max: 2 * time.Second,
+			Name: "noisy-workspace", Title: "another workspace of the cell posts many times its quota", Row: "37", P99: time.Second, Max: 2 * time.Second,
 			Do: noisyNeighbour,
 		}, {
 			Name: "clock-steps", Title: "the channel servers' clocks step by +10 min and −10 min", Row: "28", Short: true, P99: 2 * time.Second, Max: 2 * time.Second,

@@ -17,8 +17,8 @@ import (
 	"parley/internal/wire/chat"
 )
 
-// The noisy workspace posts some 50 times what the swarm does, over as many sockets
-// as it takes: an edge bounds each.
+// The noisy workspace posts many times its quota, over as many sockets as it takes: an
+// edge bounds each.
 const (
 	noisyPeople = 8
 	noisyPace   = 45 // posts a second of each socket: just what an edge lets pass
@@ -38,7 +38,7 @@ func (c Config) quota() int64 {
 // noisyEach is how many sockets each noisy person has.
 func (c Config) noisyEach() int {
 	if c.Engines != "" {
-		return 3
+		return 1
 	}
 	return 8
 }
