@@ -23,9 +23,9 @@ type answers[K comparable, V any] struct {
 	// engine is away, since that would keep a refusal up for longer than it may be.
 	yes  func(V) bool
 	size func(V) int
-	// followed reports whether all changes of such answers up to a TTL ago are known
-	// here: then what is kept is right, however old. nil = they are not followed.
-	followed func() bool
+	// followed reports whether all changes of such an answer up to a TTL ago are known
+	// here: then it is right, however old. nil = they are not followed.
+	followed func(V) bool
 
 	mu         sync.Mutex
 	young, old map[K]answer[V]
@@ -48,7 +48,7 @@ func newAnswers[K comparable, V any](cfg CacheConfig, d *Directory, yes func(V) 
 
 // get answers from memory or asks.
 func (a *answers[K, V]) get(k K, ask func() (V, error)) (V, error) {
-	if got, ok := a.look(k); ok && (a.now().Before(got.until) || a.followed != nil && a.followed()) {
+	if got, ok := a.look(k); ok && (a.now().Before(got.until) || a.followed != nil && a.followed(got.value)) {
 		return got.value, nil
 	}
 	return a.fresh(k, 0, ask)

@@ -111,8 +111,10 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		names:      newAnswers[nameKey](cfg, d, always[topology.UserID]),
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
-	c.workspaces.followed = func() bool { return d.watch.heardWithin(cfg.TTL) }
-	c.members.followed = c.workspaces.followed
+	c.workspaces.followed = func(Workspace) bool { return d.watch.heardWithin(cfg.TTL) }
+	c.members.followed = func(m member) bool { // where somebody joined is not told again when it is known
+		return m.JoinedSeq != pending && d.watch.heardWithin(cfg.TTL)
+	}
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
 	c.relist, c.unseen = make(chan userKey, aheadMax), make(chan channelKey, aheadMax)
 	d.watch.listen(c)

@@ -175,9 +175,34 @@ func TestCache_S1_OldAnswersAreNotGivenWhenTheEngineAnswers(t *testing.T) {
 // Memberships and workspaces need not be asked for as long as their changes are known.
 func TestCache_S1_WhatIsFollowedIsNotAsked(t *testing.T) {
 	o := newOutage(t)
-	o.askAll()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel() // it can't be asked
+	ask := func(ctx context.Context) (directory.Membership, error) {
+		m, _, err := o.Member(ctx, place, "C1", "U1")
+		return m, err
+	}
+	before, err := ask(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.clock.add(time.Hour)
+	o.Poll(t.Context())
+	if _, err := ask(ended); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("where they joined is not known yet: %v", err)
+	}
+	es, err := o.other.OutboxPending(t.Context(), 0, 10)
+	if err != nil || len(es) == 0 {
+		t.Fatalf("the outbox has %v, %v", es, err)
+	}
+	for _, e := range es {
+		if err := o.other.OutboxDone(t.Context(), e, 7, 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := ask(t.Context()); err != nil || m == before || m.JoinedSeq != 5 {
+		t.Errorf("where they joined: %+v, %v", m, err)
+	}
+	o.askAll()
 	o.clock.add(time.Hour)
 	if _, _, err := o.Member(ended, place, "C1", "U1"); !problem.Is(err, problem.Unavailable) {
 		t.Errorf("a member of an hour ago: %v", err)
