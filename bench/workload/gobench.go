@@ -41,8 +41,8 @@ func drivers() []driver {
 		{
 			"cell/redisdb", "BenchmarkMarks", "read-state marks, Redis", "marks/s", "raw pipelined writes",
 			Target{"first", 0.6, false},
-			figure{"/marks", "marks/s"},
-			figure{"/raw", "marks/s"},
+			figure{"", "marks/s"},
+			figure{"", "raw/s"},
 		},
 		{
 			"cell/search/elastic", "BenchmarkPut", "indexing, Elasticsearch", "documents/s", "raw bulks",

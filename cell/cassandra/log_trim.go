@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"parley/cell/change"
+	"parley/internal/ids"
 	"parley/internal/topology"
 )
 
@@ -30,7 +31,9 @@ const (
 )
 
 // trimmer drops the log's old buckets as new ones are entered: those whose last
-// change is older than the retention and has become history and event.
+// change is older than the retention and has become history and event. A channel
+// younger than that has none, whatever its changes say: those of an import have the
+// times that they had elsewhere, and workers are yet to read them.
 //
 // Rejected: a time to live on the rows. It runs while a cell is off or its history
 // is behind, and would take changes that are nowhere else.
@@ -86,6 +89,10 @@ func (t *trimmer) look(ch topology.ChannelRef, rev topology.Rev) {
 }
 
 func (t *trimmer) trim(ctx context.Context, e entered) error {
+	oldest := t.db.now().Add(-retention)
+	if made, ok := ids.Made(ids.Channel, string(e.ch.Channel)); ok && made.After(oldest) {
+		return nil
+	}
 	mark, err := t.db.history.mark(ctx, e.ch)
 	if err != nil {
 		return err
@@ -103,7 +110,7 @@ func (t *trimmer) trim(ctx context.Context, e entered) error {
 		bucket = *floor
 	}
 	for n := 0; n < trimBuckets && bucket < t.db.logBucket(e.rev); n++ {
-		old, err := t.old(ctx, e.ch, bucket, done)
+		old, err := t.old(ctx, e.ch, bucket, done, oldest)
 		if err != nil || !old {
 			return err
 		}
@@ -119,7 +126,7 @@ func (t *trimmer) trim(ctx context.Context, e entered) error {
 }
 
 // old says whether a bucket may go: all of it is derived, and out of the retention.
-func (t *trimmer) old(ctx context.Context, ch topology.ChannelRef, bucket int64, done topology.Rev) (bool, error) {
+func (t *trimmer) old(ctx context.Context, ch topology.ChannelRef, bucket int64, done topology.Rev, oldest time.Time) (bool, error) {
 	if end := topology.Rev(uint64(bucket+1)*t.db.sizes.log) - 1; end > done { //nolint:gosec // a bucket that is there
 		return false, nil
 	}
@@ -138,5 +145,5 @@ func (t *trimmer) old(ctx context.Context, ch topology.ChannelRef, bucket int64,
 	if err != nil {
 		return false, err
 	}
-	return c.TS < t.db.now().Add(-retention).UnixMicro(), nil
+	return c.TS < oldest.UnixMicro(), nil
 }

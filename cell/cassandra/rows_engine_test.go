@@ -14,6 +14,7 @@ import (
 	"parley/cell/change"
 	"parley/cell/history"
 	"parley/cell/msglog"
+	"parley/internal/ids"
 	"parley/internal/problem"
 	"parley/internal/topology"
 )
@@ -138,6 +139,49 @@ func TestCassandra_Trim(t *testing.T) {
 	}
 	if got, err := db.Log().Tail(t.Context(), ref, 8, 100); err != nil || len(got) != 12 {
 		t.Errorf("Tail of what is left: %d rows, %v", len(got), err)
+	}
+}
+
+// An import's changes are old when they come.
+func TestCassandra_TrimLeavesAnImport(t *testing.T) {
+	const rows = 4
+	cfg := keyspace(t)
+	db, err := cassandra.Connect(t.Context(), cfg, "cell", rows, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	imported, other := ref, ref
+	imported.Channel, other.Channel = topology.ChannelID(ids.New(ids.Channel)), "C2"
+	tokens := map[topology.Shard]topology.Token{}
+	long := time.Now().Add(-20 * 365 * 24 * time.Hour)
+	for _, ch := range []topology.ChannelRef{imported, other} { // the trimmer looks at one after the other
+		fs, err := db.Log().Raise(t.Context(), "me", []msglog.Claim{{Shard: ch.Shard(), From: tokens[ch.Shard()]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok := fs[0].Token
+		tokens[ch.Shard()] = tok
+		cs := posts(1, 10, long, "text")
+		if err := db.Log().Append(t.Context(), ch.Shard(), tok, write(ch, tok, 1, cs)); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.History().Apply(t.Context(), []history.Batch{{Channel: ch, Changes: cs}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.History().SetEmitted(t.Context(), ch, 10); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Log().Append(t.Context(), ch.Shard(), tok, write(ch, tok, 2, posts(11, 4, long, "text"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, func() bool {
+		got, err := db.Log().Tail(t.Context(), other, 1, 1)
+		return err == nil && len(got) == 0
+	}, "an old channel's first bucket to go")
+	if got, err := db.Log().Tail(t.Context(), imported, 1, 100); err != nil || len(got) != 14 {
+		t.Errorf("of 14 changes of an import %d are left, %v", len(got), err)
 	}
 }
 

@@ -38,17 +38,20 @@ func (s *Server) beaconLoop(ctx context.Context) {
 	}
 }
 
-// cleanLoop takes idle channels off the lists of those to recover, until ctx ends. It
-// waits for the message store, so it is no part of the beacons' loop: those go out
-// also when the store does not answer.
-func (s *Server) cleanLoop(ctx context.Context) {
+// tidyLoop takes idle channels off the lists of those to recover, and marks what is in
+// the event log, until ctx ends. It waits for the stores, so it is no part of the
+// beacons' loop: those go out also when a store does not answer.
+func (s *Server) tidyLoop(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.BeaconEvery)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if n%markBeacons == 0 {
+			s.markEmitted(ctx)
 		}
 		for i := range s.held {
 			if sh := s.held[i].Load(); sh != nil {

@@ -28,7 +28,7 @@ const (
 	deriveGatherMax = 160 * time.Millisecond
 	// cleanAfter is how long a channel is idle before it is taken off the list of
 	// those to recover: each is a write that a busy channel would undo.
-	cleanAfter = 2 * time.Second
+	cleanAfter = 10 * time.Second
 	// cleanMax bounds the channels of a shard that are cleaned in one go.
 	cleanMax = 512
 )

@@ -2,6 +2,7 @@ package channel
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"parley/cell/change"
@@ -21,6 +22,11 @@ const (
 	// each. Beyond it they are read from the log, as after a takeover: an import or a
 	// short outage must not cost a read of all that was just written.
 	briefsMax = 16_384
+	// What is in the event log is marked once in markBeacons beats, markActive channels
+	// side by side. Who takes over in between emits again what is not marked; everybody
+	// who reads events knows them by their revs.
+	markBeacons = 5
+	markActive  = 16
 )
 
 // emission is what the event log lacks of a channel: the revs above done, up to
@@ -90,9 +96,8 @@ type spell struct {
 // parcel is one round's events. It is repeated until it is done with, so that an
 // outage is spent waiting, not reading the same changes again.
 type parcel struct {
-	spells   []spell
-	events   []eventlog.Event
-	appended bool
+	spells []spell
+	events []eventlog.Event
 }
 
 // emit is the emitter: it tells the event log of what history has, until the shard
@@ -232,24 +237,17 @@ func (b brief) event(ref topology.ChannelRef, rev topology.Rev) eventlog.Event {
 	return eventlog.Event{Channel: ref, Rev: rev, Kind: b.kind, Plain: b.plain}
 }
 
-// send appends a parcel and marks it; then the parcel is no more.
+// send appends a parcel; then it is no more.
 func (sh *shard) send(p **parcel) error {
-	if !(*p).appended {
-		ctx, cancel := context.WithTimeout(sh.ctx, emitMax)
-		defer cancel()
-		if err := sh.s.deps.Events.Append(ctx, sh.id, (*p).events); err != nil {
-			return err
-		}
-		(*p).appended = true
-	}
-	for _, s := range (*p).spells {
-		if err := sh.s.deps.History.SetEmitted(sh.ctx, s.ref, s.upTo); err != nil {
-			return err
-		}
+	ctx, cancel := context.WithTimeout(sh.ctx, emitMax)
+	defer cancel()
+	if err := sh.s.deps.Events.Append(ctx, sh.id, (*p).events); err != nil {
+		return err
 	}
 	queue := make([]*emission, 0, len((*p).spells))
 	sh.mu.Lock()
 	for _, s := range (*p).spells {
+		sh.unmarked[s.ref] = s.upTo
 		if s.done == s.above { // else history fell back meanwhile
 			s.done = s.upTo
 			s.briefs = s.briefs[min(len(s.briefs), int(s.upTo-s.above)):] //nolint:gosec // at most emitEvents
@@ -261,4 +259,47 @@ func (sh *shard) send(p **parcel) error {
 	sh.emitAgain(queue)
 	*p = nil
 	return nil
+}
+
+// markEmitted marks what has come into the event log since it last did.
+func (s *Server) markEmitted(ctx context.Context) {
+	slots := make(chan struct{}, markActive)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for i := range s.held {
+		sh := s.held[i].Load()
+		if sh == nil {
+			continue
+		}
+		for ref, rev := range sh.takeUnmarked() {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			all.Go(func() {
+				defer func() { <-slots }()
+				if err := s.deps.History.SetEmitted(ctx, ref, rev); err != nil {
+					sh.markAfterwards(ref, rev)
+				}
+			})
+		}
+	}
+}
+
+func (sh *shard) takeUnmarked() map[topology.ChannelRef]topology.Rev {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	taken := sh.unmarked
+	sh.unmarked = map[topology.ChannelRef]topology.Rev{}
+	return taken
+}
+
+// markAfterwards is for a mark that could not be made; one that has come since counts.
+func (sh *shard) markAfterwards(ref topology.ChannelRef, rev topology.Rev) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if _, later := sh.unmarked[ref]; !later {
+		sh.unmarked[ref] = rev
+	}
 }

@@ -122,7 +122,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	l.spawn(func() { s.follow(ctx, ready) })
 	l.spawn(func() { s.beaconLoop(ctx) })
-	l.spawn(func() { s.cleanLoop(ctx) })
+	l.spawn(func() { s.tidyLoop(ctx) })
 	l.spawn(func() { s.loadRolls(ctx) })
 	<-ctx.Done()
 	s.dead.Store(failpoint.Crashed(ctx))

@@ -55,9 +55,10 @@ type shard struct {
 	kickTail chan struct{} // capacity 1: the tailer should look
 	cleaning map[topology.ChannelRef]cleaning
 
-	emissions map[topology.ChannelRef]*emission // what the event log lacks
-	emitQueue []*emission                       // in order
-	kickEmit  chan struct{}                     // capacity 1: the emitter should look
+	emissions map[topology.ChannelRef]*emission    // what the event log lacks
+	emitQueue []*emission                          // in order
+	unmarked  map[topology.ChannelRef]topology.Rev // emitted up to there, and not marked yet
+	kickEmit  chan struct{}                        // capacity 1: the emitter should look
 
 	beacons uint64
 	changed map[topology.ChannelRef]Head // since the last beacon
@@ -76,7 +77,7 @@ func newShard(s *Server, l *life, h *msglog.Hold, began time.Time) *shard {
 		kick: make(chan struct{}, 1), kickTail: make(chan struct{}, 1), quiet: make(chan struct{}), rooms: map[topology.ChannelRef]*room{},
 		dirty: map[topology.ChannelRef]struct{}{}, cleaning: map[topology.ChannelRef]cleaning{},
 		changed:   map[topology.ChannelRef]Head{},
-		emissions: map[topology.ChannelRef]*emission{}, kickEmit: make(chan struct{}, 1),
+		emissions: map[topology.ChannelRef]*emission{}, unmarked: map[topology.ChannelRef]topology.Rev{}, kickEmit: make(chan struct{}, 1),
 	}
 	sh.ctx, sh.cancel = context.WithCancel(l.ctx)
 	sh.confirmed(began)

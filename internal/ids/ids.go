@@ -2,7 +2,11 @@
 // ULID, so that they sort by the time they were made.
 package ids
 
-import "github.com/oklog/ulid/v2"
+import (
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
 
 // Kind is the first letter of an id.
 type Kind byte
@@ -29,4 +33,13 @@ func Valid(k Kind, s string) bool {
 	}
 	_, err := ulid.ParseStrict(s[1:])
 	return err == nil
+}
+
+// Made is when an id of the kind was made, to the millisecond; false if it has not
+// that form.
+func Made(k Kind, s string) (time.Time, bool) {
+	if !Valid(k, s) {
+		return time.Time{}, false
+	}
+	return ulid.MustParse(s[1:]).Timestamp(), true
 }
