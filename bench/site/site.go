@@ -21,6 +21,7 @@ import (
 
 	"parley/bench/cluster"
 	"parley/bench/process"
+	"parley/cell/search/elastic"
 	"parley/internal/engineset"
 	"parley/internal/problem"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	Etcd    string          // the etcd to run
 	Dir     string          // for data, configs and logs; it must be empty
 	Engines []engineset.Set // one for each cell
+	// OwnIndex has cells search in an index of their own, not in Elasticsearch.
+	OwnIndex bool
 }
 
 // Site is a running one.
@@ -145,6 +148,9 @@ func (s *Site) startServing(ctx context.Context) error {
 		stores, err := s.cfg.Engines[i].Stores(ctx, s.Dir)
 		if err != nil {
 			return err
+		}
+		if s.cfg.OwnIndex {
+			stores.Elasticsearch = elastic.Config{}
 		}
 		if c.file, err = s.cellConfig(c, stores); err != nil {
 			return err
