@@ -20,7 +20,8 @@ func TestWriteTable_KeepsWhatWasNotDrilled(t *testing.T) {
 		return out.String()
 	}
 	first := write("No run is kept yet.\n", "c1", drill.Result{Drill: all[0]}, drill.Result{Drill: all[1], Err: errors.New("a | b")})
-	second := write(first, "c2", drill.Result{Drill: all[1]}, drill.Result{Drill: all[2]})
+	second := write(first, "c2", drill.Result{Drill: all[1]})
+	second = write(second, "c3", drill.Result{Drill: all[2]})
 	var names, commits []string
 	for line := range strings.Lines(second) {
 		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
@@ -31,8 +32,8 @@ func TestWriteTable_KeepsWhatWasNotDrilled(t *testing.T) {
 	if got, want := strings.Join(names, " "), all[0].Name+" "+all[1].Name+" "+all[2].Name; got != want {
 		t.Errorf("rows of %s, want %s", got, want)
 	}
-	if got := strings.Join(commits, " "); got != "c1 c2 c2" {
-		t.Errorf("the rows are of %s, not c1 c2 c2", got)
+	if got := strings.Join(commits, " "); got != "c1 c2 c3" {
+		t.Errorf("the rows are of %s, not c1 c2 c3", got)
 	}
 	if !strings.Contains(first, "**a / b**") || strings.Contains(second, "a / b") || strings.Contains(second, "No run") {
 		t.Errorf("first:\n%s\nsecond:\n%s", first, second)
