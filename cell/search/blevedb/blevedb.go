@@ -8,6 +8,7 @@ package blevedb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/url"
@@ -101,7 +102,7 @@ func (d *DB) Close() error {
 	var err error
 	for k, p := range d.parts {
 		p.idle.Wait()
-		err = errors.Join(err, p.engine.Close())
+		err = errors.Join(err, p.close())
 		delete(d.parts, k)
 	}
 	d.queue.Close()
@@ -131,7 +132,14 @@ func (d *DB) use(k key, create bool) (p *part, done func(), err error) {
 	if d.closed {
 		return nil, nil, problem.New(problem.Unavailable, "the search index is closed")
 	}
-	if p = d.parts[k]; p == nil {
+	if p = d.parts[k]; p != nil && p.broken.Load() {
+		if p.users > 0 {
+			return nil, nil, problem.New(problem.Unavailable, "the search index failed, and is opened anew when all have left it")
+		}
+		d.drop(k, p)
+		p = nil
+	}
+	if p == nil {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !create {
 			return nil, func() {}, nil
 		}
@@ -174,10 +182,29 @@ func (d *DB) makeRoom() {
 	}
 }
 
+// with does something with an index, as use gives it.
+//
+// Scorch panics when it reads a segment that it could not write, as on a full disk.
+// Such an index is closed, and opened anew.
+func (d *DB) with(k key, create bool, do func(p *part) error) (err error) {
+	p, done, err := d.use(k, create)
+	if err != nil || p == nil {
+		return err
+	}
+	defer done()
+	defer func() {
+		if failed := recover(); failed != nil {
+			p.broken.Store(true)
+			err = problem.Wrap(fmt.Errorf("%v", failed), problem.Unavailable, "the search index failed; it is opened anew")
+		}
+	}()
+	return do(p)
+}
+
 // drop closes an idle index. mu is held.
 func (d *DB) drop(k key, p *part) {
 	delete(d.parts, k)
-	if err := p.engine.Close(); err != nil {
+	if err := p.close(); err != nil {
 		d.cfg.Log.Warn("a search index was not closed cleanly", "workspace", k.place.Workspace, "err", err)
 	}
 }
@@ -219,14 +246,14 @@ func (d *DB) Put(ctx context.Context, docs []search.Doc) error {
 		if err := ctx.Err(); err != nil {
 			return problem.Wrap(err, problem.Unavailable, "the index was not written in the time there was")
 		}
-		p, done, err := d.use(k, true)
+		err := d.with(k, true, func(p *part) error {
+			if err := p.put(byPart[k], now); err != nil {
+				return problem.Wrap(err, problem.Unavailable, "the search index can't be written")
+			}
+			return nil
+		})
 		if err != nil {
 			return err
-		}
-		err = p.put(byPart[k], now)
-		done()
-		if err != nil {
-			return problem.Wrap(err, problem.Unavailable, "the search index can't be written")
 		}
 	}
 	return nil
@@ -251,14 +278,16 @@ func (d *DB) Sweep(ctx context.Context, place topology.Place, before time.Time, 
 }
 
 func (d *DB) sweepPart(ctx context.Context, k key, before time.Time, limit int) (int, error) {
-	p, done, err := d.use(k, false)
-	if err != nil || p == nil {
-		return 0, err
-	}
-	n, empty, err := p.sweep(ctx, before, limit)
-	done()
+	var n int
+	var empty bool
+	err := d.with(k, false, func(p *part) (err error) {
+		if n, empty, err = p.sweep(ctx, before, limit); err != nil {
+			err = problem.Wrap(err, problem.Unavailable, "the search index can't be swept")
+		}
+		return err
+	})
 	if err != nil {
-		return n, problem.Wrap(err, problem.Unavailable, "the search index can't be swept")
+		return n, err
 	}
 	if empty {
 		d.remove(k)

@@ -36,24 +36,21 @@ func (d *DB) Find(ctx context.Context, q search.Query) ([]search.Hit, error) {
 }
 
 func (d *DB) findIn(ctx context.Context, k key, q search.Query, best *top) error {
-	p, done, err := d.use(k, false)
-	if err != nil || p == nil {
-		return err
-	}
-	defer done()
 	want := newWanted(q)
-	err = p.each(ctx, q, func(f *facts, score float64) {
-		if want.has(f, score) {
-			best.add(search.Hit{Point: f.point(score), Channel: f.channel, Seq: f.seq, Root: f.root})
+	return d.with(k, false, func(p *part) error {
+		err := p.each(ctx, q, func(f *facts, score float64) {
+			if want.has(f, score) {
+				best.add(search.Hit{Point: f.point(score), Channel: f.channel, Seq: f.seq, Root: f.root})
+			}
+		})
+		if ctx.Err() != nil {
+			return problem.Wrap(ctx.Err(), problem.Unavailable, "the search took too long")
 		}
+		if err != nil {
+			return problem.Wrap(err, problem.Unavailable, "the search index can't be read")
+		}
+		return nil
 	})
-	if ctx.Err() != nil {
-		return problem.Wrap(ctx.Err(), problem.Unavailable, "the search took too long")
-	}
-	if err != nil {
-		return problem.Wrap(err, problem.Unavailable, "the search index can't be read")
-	}
-	return nil
 }
 
 // wanted is what a query asks for beside its phrases.

@@ -2,8 +2,10 @@ package blevedb
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/blevesearch/bleve/v2/analysis"
@@ -32,6 +34,8 @@ type part struct {
 	// are: scorch itself knows no versions.
 	writes sync.Mutex
 
+	broken atomic.Bool // scorch has panicked: nobody is to use it again
+
 	users int            // under DB.mu
 	used  uint64         // under DB.mu
 	idle  sync.WaitGroup // counts users, for Close
@@ -58,6 +62,16 @@ func openPart(dir string, queue *index.AnalysisQueue) (*part, error) {
 		return nil, err
 	}
 	return &part{engine: engine}, nil
+}
+
+// close ends the engine; of one that is broken also that may fail in any way.
+func (p *part) close() (err error) {
+	defer func() {
+		if failed := recover(); failed != nil {
+			err = fmt.Errorf("%v", failed)
+		}
+	}()
+	return p.engine.Close()
 }
 
 // put stores those documents that are not older than what is there.
