@@ -145,7 +145,7 @@ func (postgres) failed(err error) error {
 	case state == stateEncoding, state == stateTooLong:
 		return problem.Wrap(err, problem.Invalid, "a text can't be stored: it is too long, not valid UTF-8, or has a NUL")
 	case state == stateFull:
-		return problem.Wrap(err, problem.Full, "the directory's disk is full")
+		return full(err)
 	case state == stateCanceled, state == stateLocked, state == stateSerialize, state == stateDeadlock:
 		return &problem.Error{Kind: problem.Unavailable, Msg: "the directory is busy; try again", RetryAfter: retryAfter, Cause: err}
 	default:

@@ -67,9 +67,15 @@ func (inFile) failed(err error) error {
 		switch e.Code() {
 		case sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE:
 			return taken(err)
+		case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE:
+			return full(err)
 		}
 	}
 	return failed(err)
+}
+
+func full(cause error) error {
+	return problem.Wrap(cause, problem.Full, "the directory's disk is full")
 }
 
 // taken is the error of a row whose id or name another has.
