@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -34,6 +35,8 @@ const etcdQuota = 1 << 30
 type Etcd struct {
 	endpoint string
 	server   *embed.Etcd
+	failed   chan error
+	broken   atomic.Bool // it would have ended the process, and may hold locks
 	close    sync.Once
 }
 
@@ -41,11 +44,31 @@ type Etcd struct {
 func (e *Etcd) Endpoint() string { return e.endpoint }
 
 // Err gives the errors that end the server by itself.
-func (e *Etcd) Err() <-chan error { return e.server.Err() }
+func (e *Etcd) Err() <-chan error { return e.failed }
 
-// Close stops it and waits until it has stopped. What it holds stays in Dir.
+// watch passes on why the server ended by itself.
+func (e *Etcd) watch() {
+	select {
+	case err := <-e.server.Err():
+		e.fail(err)
+	case <-e.server.Server.StopNotify():
+	}
+}
+
+func (e *Etcd) fail(err error) {
+	select {
+	case e.failed <- err:
+	default: // the first says why
+	}
+}
+
+// Close stops it and waits until it has stopped. What it holds stays in Dir. One that has
+// failed is left as it is.
 func (e *Etcd) Close() {
 	e.close.Do(func() {
+		if e.broken.Load() {
+			return
+		}
 		// First the store: an orderly stop waits for the watches of clients, and
 		// meanwhile leases would end whose renewals it no longer takes.
 		e.server.Server.HardStop()
@@ -56,19 +79,24 @@ func (e *Etcd) Close() {
 
 // StartEtcd starts an etcd and waits until it serves.
 func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
-	conf, err := embedConfig(cfg)
+	e := &Etcd{failed: make(chan error, 1)}
+	conf, err := embedConfig(cfg, func(err error) {
+		e.broken.Store(true)
+		e.fail(problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s can't go on: %v", cfg.Dir, err))
+	})
 	if err != nil {
 		return nil, err
 	}
-	server, err := embed.StartEtcd(conf)
+	server, err := e.start(conf)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s cannot start on %s: %v", cfg.Dir, cfg.ClientAddr, err)
 	}
-	e := &Etcd{endpoint: conf.AdvertiseClientUrls[0].String(), server: server}
+	e.endpoint, e.server = conf.AdvertiseClientUrls[0].String(), server
+	go e.watch() // ends with the server
 	select {
 	case <-server.Server.ReadyNotify():
 		return e, nil
-	case err = <-server.Err():
+	case err = <-e.failed:
 	case <-server.Server.StopNotify():
 		err = problem.New(problem.Unavailable, "it stopped")
 	case <-ctx.Done():
@@ -78,7 +106,27 @@ func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
 	return nil, problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s did not become ready", cfg.Dir)
 }
 
-func embedConfig(cfg EtcdConfig) (*embed.Config, error) {
+// start starts the server in a goroutine of its own, which is ended by what would end the
+// process.
+func (e *Etcd) start(conf *embed.Config) (*embed.Etcd, error) {
+	type started struct {
+		server *embed.Etcd
+		err    error
+	}
+	done := make(chan started, 1)
+	go func() {
+		server, err := embed.StartEtcd(conf)
+		done <- started{server, err}
+	}()
+	select {
+	case s := <-done:
+		return s.server, s.err
+	case err := <-e.failed:
+		return nil, err
+	}
+}
+
+func embedConfig(cfg EtcdConfig, fatal func(error)) (*embed.Config, error) {
 	for field, v := range map[string]string{"dir": cfg.Dir, "client_addr": cfg.ClientAddr, "peer_addr": cfg.PeerAddr} {
 		if v == "" {
 			return nil, problem.Field(field, "is empty")
@@ -108,7 +156,7 @@ func embedConfig(cfg EtcdConfig) (*embed.Config, error) {
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = "periodic", "10m"
 	conf.TickMs, conf.ElectionMs = 50, 500  // one member: its first election should not take a second
 	conf.GRPCKeepAliveMinTime = time.Second // clients ping every 3 s
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log))
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, fatal))
 	conf.LogLevel = zapcore.WarnLevel.String()
 	return conf, nil
 }

@@ -2,7 +2,10 @@ package regions
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 
 	"go.uber.org/zap"
@@ -16,9 +19,25 @@ type slogCore struct {
 	fields []zapcore.Field
 }
 
-func newZap(log *slog.Logger) *zap.Logger {
-	// etcd calls Fatal where it would end the process; that stays its own affair.
-	return zap.New(&slogCore{log: log})
+// etcd calls Fatal where it would end the process, as when its disk is full. fatal hears
+// of that instead, and the goroutine ends: who embeds etcd has more in this process, and
+// its people want to know why it ends.
+func newZap(log *slog.Logger, fatal func(error)) *zap.Logger {
+	return zap.New(&slogCore{log: log}, zap.WithFatalHook(fatalHook(fatal)))
+}
+
+type fatalHook func(error)
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (h fatalHook) OnWrite(e *zapcore.CheckedEntry, fs []zapcore.Field) {
+	err := errors.New(e.Message)
+	for _, f := range fs {
+		if cause, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
+			err = fmt.Errorf("%s: %w", e.Message, cause)
+		}
+	}
+	h(err)
+	runtime.Goexit()
 }
 
 func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
