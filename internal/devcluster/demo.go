@@ -36,6 +36,7 @@ func demos() []demoWorkspace {
 
 const (
 	demoMax  = 2 * time.Minute
+	demoTry  = 5 * time.Second // of one call: on a busy machine one met an edge that waited 30 s for its cell
 	demoTTL  = 30 * 24 * time.Hour
 	demoLook = 20 * time.Millisecond
 )
@@ -106,13 +107,17 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 
 // again repeats a call until it succeeds, exists already, or can't succeed: a
 // cluster that has just started is still finding its leader.
-func again(ctx context.Context, do func() error) error {
+func again(ctx context.Context, do func(context.Context) error) error {
 	for {
-		err := do()
-		switch controlplane.KindOf(err) {
-		case problem.Unavailable, problem.Unknown, problem.Moved, problem.Unauthentic:
+		try, cancel := context.WithTimeout(ctx, demoTry)
+		err := do(try)
+		late := try.Err() != nil
+		cancel()
+		switch kind := controlplane.KindOf(err); {
+		case err != nil && late: // whoever was asked may have been a moment too early, too
+		case kind == problem.Unavailable, kind == problem.Unknown, kind == problem.Moved, kind == problem.Unauthentic:
 			// Unauthentic: the edge has not seen the signing key yet.
-		case problem.Conflict:
+		case kind == problem.Conflict:
 			return nil
 		default:
 			return err
@@ -133,7 +138,7 @@ func again(ctx context.Context, do func() error) error {
 // places records the regions and cells.
 func (d *demo) places(ctx context.Context) error {
 	for _, r := range d.plan.regions {
-		err := again(ctx, func() error {
+		err := again(ctx, func(ctx context.Context) error {
 			_, err := d.control.CreateRegion(ctx, connect.NewRequest(&controlv1.CreateRegionRequest{
 				Region: &controlv1.Region{Id: string(r.id), EtcdEndpoints: []string{r.etcdClient}},
 			}))
@@ -143,7 +148,7 @@ func (d *demo) places(ctx context.Context) error {
 			return err
 		}
 		for _, c := range r.cells {
-			err := again(ctx, func() error {
+			err := again(ctx, func(ctx context.Context) error {
 				_, err := d.control.CreateCell(ctx, connect.NewRequest(&controlv1.CreateCellRequest{
 					Cell: &controlv1.Cell{Id: string(c.id), Region: string(r.id)},
 				}))
@@ -160,7 +165,7 @@ func (d *demo) places(ctx context.Context) error {
 // workspace makes one workspace with its people and channels, or finds them.
 func (d *demo) workspace(ctx context.Context, ws demoWorkspace, home regionPlan) (WorkspaceInfo, error) {
 	out := WorkspaceInfo{Slug: ws.slug}
-	err := again(ctx, func() error {
+	err := again(ctx, func(ctx context.Context) error {
 		_, err := d.control.CreateWorkspace(ctx, connect.NewRequest(&controlv1.CreateWorkspaceRequest{
 			Workspace: &controlv1.Workspace{Slug: ws.slug, Name: ws.name, HomeRegion: string(home.id)},
 		}))
@@ -169,7 +174,7 @@ func (d *demo) workspace(ctx context.Context, ws demoWorkspace, home regionPlan)
 	if err != nil {
 		return out, err
 	}
-	err = again(ctx, func() error {
+	err = again(ctx, func(ctx context.Context) error {
 		r, err := d.control.GetWorkspace(ctx, connect.NewRequest(&controlv1.GetWorkspaceRequest{Workspace: ws.slug}))
 		if err != nil {
 			return err
@@ -199,7 +204,7 @@ func (d *demo) workspace(ctx context.Context, ws demoWorkspace, home regionPlan)
 }
 
 func (d *demo) token(ctx context.Context, workspace string, user topology.UserID, role string) (token string, err error) {
-	err = again(ctx, func() error {
+	err = again(ctx, func(ctx context.Context) error {
 		r, err := d.control.IssueToken(ctx, connect.NewRequest(&controlv1.IssueTokenRequest{
 			Workspace: workspace, UserId: string(user), Role: role, TtlSeconds: int64(demoTTL.Seconds()),
 		}))
@@ -219,7 +224,7 @@ func (d *demo) people(ctx context.Context, c *client.Client, ws demoWorkspace, o
 		want = append(want, chat.NewUser{Name: name, DisplayName: name, Admin: i == 0})
 	}
 	var made []chat.User
-	err := again(ctx, func() (err error) {
+	err := again(ctx, func(ctx context.Context) (err error) {
 		made, err = c.PutUsers(ctx, want)
 		if problem.Is(err, problem.NotFound) {
 			return problem.Wrap(err, problem.Unavailable, "the edge does not know workspace %s yet", ws.slug)
@@ -251,7 +256,7 @@ func (d *demo) channels(ctx context.Context, c *client.Client, ws demoWorkspace,
 		for _, u := range members {
 			req.Members = append(req.Members, u.ID)
 		}
-		err := again(ctx, func() error {
+		err := again(ctx, func(ctx context.Context) error {
 			_, err := c.AdminCreateChannel(ctx, req)
 			return err
 		})
@@ -259,7 +264,7 @@ func (d *demo) channels(ctx context.Context, c *client.Client, ws demoWorkspace,
 			return err
 		}
 		var ch chat.AdminChannel
-		if err := again(ctx, func() (err error) { ch, err = c.AdminChannel(ctx, name); return err }); err != nil {
+		if err := again(ctx, func(ctx context.Context) (err error) { ch, err = c.AdminChannel(ctx, name); return err }); err != nil {
 			return err
 		}
 		out.Channels = append(out.Channels, ChannelInfo{ID: ch.ID, Name: name})
