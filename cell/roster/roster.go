@@ -118,10 +118,7 @@ func (r *Roster) finish(ctx context.Context, p topology.Place, ch topology.Chann
 	ref := topology.ChannelRef{Place: p, Channel: ch}
 	last, err := r.carryOut(ctx, ref, upTo)
 	if err == nil && e.ID != 0 && last.entry != e.ID {
-		// Another call has carried it out with its own. The log gives its rev back.
-		var done change.Change
-		done, err = r.channels.Member(ctx, member(e))
-		last.rev = done.Rev
+		last.rev, err = r.carriedOut(ctx, ref, e)
 	}
 	switch {
 	case problem.Is(err, problem.Unavailable):
@@ -131,6 +128,18 @@ func (r *Roster) finish(ctx context.Context, p topology.Place, ch topology.Chann
 		return 0, err
 	}
 	return last.rev, nil
+}
+
+// carriedOut is the rev of an entry that another call has carried out with its own: the
+// log gives it back. Others' changes of the channel go on before or after, not meanwhile.
+func (r *Roster) carriedOut(ctx context.Context, ref topology.ChannelRef, e directory.Entry) (topology.Rev, error) {
+	leave, err := r.turns.take(ctx, ref)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	done, err := r.channels.Member(ctx, member(e))
+	return done.Rev, err
 }
 
 // carried is an entry that is done, and the rev of its change.
