@@ -86,9 +86,8 @@ e2e-engines-short: drill-binaries ## The short form of them, 10 minutes
 	bash tools/engines/drills.sh --speed 0.4 --short
 
 .PHONY: test-engines
-test-engines: ## The conformance suites against real engines, their failure tests on three nodes, and the short drills on two cells; leaves nothing running
+test-engines: ## The conformance suites against real engines, and their failure tests on three nodes; leaves nothing running
 	bash tools/engines/test.sh
-	$(MAKE) e2e-engines-short
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
