@@ -8,8 +8,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -105,6 +107,8 @@ func (c Config) unconnected(err error) error {
 		return say("refuses the certificate of this side; mend cert_file and key_file, or the server's ssl_ca_file")
 	case strings.Contains(err.Error(), "server refused TLS"):
 		return say("the server has no TLS; set ssl = on there, or leave ca_file out")
+	case c.CertFile != "" && hungUp(err): // its alert may come too late to be read
+		return say("hangs up on the certificate of this side, or before it; mend cert_file and key_file, or the server's ssl_ca_file")
 	case strings.Contains(err.Error(), "read only connection"):
 		return say("is a standby, or read-only; name the primary")
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
@@ -112,6 +116,15 @@ func (c Config) unconnected(err error) error {
 	default:
 		return say("can't be reached, or does not speak Postgres's protocol; mend host and port, and see that it runs")
 	}
+}
+
+func hungUp(err error) bool {
+	for _, ended := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, ended) {
+			return true
+		}
+	}
+	return false
 }
 
 func isTimeout(err error) bool {
