@@ -14,8 +14,9 @@ import (
 func (m *screen) event(e client.Event) tea.Cmd {
 	open := e.ChannelID == m.at.channel.ID
 	switch e.Type {
-	case chat.TypeHello: // of a new socket: other sessions may have read
-		m.marked = ""
+	case chat.TypeHello: // of a new socket: other sessions may have read, and what failed may work
+		m.marked, m.status = "", ""
+		m.at.pane.stalled, m.pane().stalled = false, false
 		return m.askUnread()
 	case chat.TypeMessage:
 		var v chat.MessageEvent

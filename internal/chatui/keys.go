@@ -17,6 +17,7 @@ func (m *screen) key(k tea.KeyPressMsg) tea.Cmd {
 	case "ctrl+c":
 		return m.quit()
 	case "esc":
+		m.status = ""
 		switch {
 		case p.selected != nil:
 			p.selected = nil
@@ -87,6 +88,7 @@ func (m *screen) enterKey() tea.Cmd {
 		}
 		return m.openThreadOf(p.selected.msg)
 	}
+	m.status = ""
 	name, arg, post := command(typed)
 	if name != "" {
 		m.input.Reset()
@@ -96,7 +98,6 @@ func (m *screen) enterKey() tea.Cmd {
 		m.complain(problem.New(problem.Exhausted, "%d messages wait already: this one stays here", outboxMax))
 		return nil
 	}
-	m.status = ""
 	m.input.Reset()
 	p.selected = nil
 	p.scroll(-p.up)
@@ -109,10 +110,13 @@ func (m *screen) command(name, arg string) tea.Cmd {
 	case "/quit":
 		return m.quit()
 	case "/join", "/channel":
-		return m.enter(arg)
+		return m.enter(name, arg)
 	case "/thread":
 		return m.threadCommand()
-	case "/help":
+	}
+	p.selected = nil // what a command says comes at the end
+	p.scroll(-p.up)
+	if name == "/help" {
 		for _, l := range slices.Concat(strings.Split(helpText, "\n"), strings.Split(helpKeys, "\n")) {
 			p.note(l, false)
 		}
@@ -120,7 +124,7 @@ func (m *screen) command(name, arg string) tea.Cmd {
 	}
 	return func() tea.Msg {
 		lines, err := m.s.answer(m.ctx, name, arg)
-		return answerMsg{p, lines, err}
+		return answerMsg{p, name + " " + arg, lines, err}
 	}
 }
 
@@ -130,7 +134,8 @@ func (m *screen) threadCommand() tea.Cmd {
 		return m.openThreadOf(p.selected.msg)
 	}
 	if newest, ok := p.newest(); ok {
-		return m.openThread(newest)
+		m.openThread(newest)
+		return nil
 	}
 	p.note("there is no message here yet", true)
 	return nil

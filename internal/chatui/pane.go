@@ -163,6 +163,11 @@ func (p *pane) view() (rows []string, top bool) {
 	}
 }
 
+func (p *pane) top() bool {
+	_, top := p.view()
+	return top
+}
+
 // gutter is an item's rows with the mark of the selected one before them.
 func (p *pane) gutter(it *item) []string {
 	if it != p.selected {

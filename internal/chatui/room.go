@@ -22,6 +22,8 @@ type room struct {
 type thread struct {
 	root chat.Message
 	pane *pane
+	more bool               // there are replies to be loaded
+	from topology.MessageID // after this one
 }
 
 type (
@@ -41,6 +43,7 @@ type (
 	}
 	// enteredMsg is a channel that was asked for by name.
 	enteredMsg struct {
+		typed   string
 		channel chat.Channel
 		err     error
 	}
@@ -90,25 +93,23 @@ func (m *screen) goTo(ch chat.Channel) tea.Cmd {
 func (m *screen) reload() tea.Cmd {
 	m.at.pane = newPane(m.draw.draw)
 	m.size()
-	cmd := m.load("")
-	if m.at.thread == nil {
-		return cmd
+	if m.at.thread != nil {
+		m.openThread(m.at.thread.root)
 	}
-	root := m.at.thread.root
-	return tea.Batch(cmd, m.openThread(root))
+	return m.load("")
 }
 
 // enter goes to a channel by name, joining it if need be.
-func (m *screen) enter(name string) tea.Cmd {
+func (m *screen) enter(command, name string) tea.Cmd {
 	if ch, ok := m.list.named(name); ok {
 		return m.goTo(ch)
 	}
 	return func() tea.Msg {
 		if name == "" {
-			return enteredMsg{err: problem.New(problem.Invalid, "/join needs the name of a channel")}
+			return enteredMsg{err: problem.New(problem.Invalid, "%s needs the name of a channel", command)}
 		}
 		ch, err := m.s.enter(m.ctx, name)
-		return enteredMsg{ch, err}
+		return enteredMsg{command + " " + name, ch, err}
 	}
 }
 
@@ -140,21 +141,22 @@ func (m *screen) loaded(a pageMsg) {
 }
 
 // openThread opens the thread of a message.
-func (m *screen) openThread(root chat.Message) tea.Cmd {
-	t := &thread{root: root, pane: newPane(m.draw.draw)}
+func (m *screen) openThread(root chat.Message) {
+	t := &thread{root: root, pane: newPane(m.draw.draw), more: true}
 	t.pane.put(&item{msg: root, whole: true})
 	m.leave(room{channel: m.at.channel, pane: m.at.pane, thread: t})
 	m.size()
-	return m.loadReplies("")
 }
 
 // openThreadOf opens the thread of an item of a channel: a reply's is its root's.
 func (m *screen) openThreadOf(msg chat.Message) tea.Cmd {
 	if msg.ThreadRoot == nil {
-		return m.openThread(msg)
+		m.openThread(msg)
+		return nil
 	}
 	if it := m.at.pane.seen[*msg.ThreadRoot]; it != nil {
-		return m.openThread(it.msg)
+		m.openThread(it.msg)
+		return nil
 	}
 	ch, id := m.at.channel.ID, *msg.ThreadRoot
 	return func() tea.Msg {
@@ -167,34 +169,36 @@ func (m *screen) closeThread() {
 	m.leave(room{channel: m.at.channel, pane: m.at.pane})
 }
 
-// loadReplies asks for the next replies of the open thread.
-func (m *screen) loadReplies(after topology.MessageID) tea.Cmd {
-	p, ch, root := m.at.thread.pane, m.at.channel.ID, m.at.thread.root.MessageID
+// loadReplies asks for the next replies of the open thread, until all are there.
+func (m *screen) loadReplies() tea.Cmd {
+	t := m.at.thread
+	if !t.more || t.pane.loading || t.pane.stalled {
+		return nil
+	}
+	p, ch, root, from := t.pane, m.at.channel.ID, t.root.MessageID, t.from
 	p.loading = true
 	return func() tea.Msg {
-		page, err := m.s.replies(m.ctx, ch, root, after)
+		page, err := m.s.replies(m.ctx, ch, root, from)
 		return repliesMsg{p, page, err}
 	}
 }
 
-// repliesLoaded takes a page of a thread and asks for the next, until the newest
-// reply is there or the thread is left.
-func (m *screen) repliesLoaded(a repliesMsg) tea.Cmd {
+func (m *screen) repliesLoaded(a repliesMsg) {
 	a.pane.loading = false
-	if m.at.thread == nil || a.pane != m.at.thread.pane {
-		return nil
+	t := m.at.thread
+	if t == nil || a.pane != t.pane {
+		return
 	}
 	if a.err != nil {
+		t.pane.stalled = true
 		m.complain(a.err)
-		return nil
+		return
 	}
 	for _, msg := range a.page.Messages {
 		m.putReply(msg)
+		t.from = msg.MessageID
 	}
-	if n := len(a.page.Messages); a.page.HasMore && n > 0 {
-		return m.loadReplies(a.page.Messages[n-1].MessageID)
-	}
-	return nil
+	t.more = a.page.HasMore && len(a.page.Messages) > 0
 }
 
 // putReply shows a reply in the open thread. A reply's seq counts the thread.

@@ -73,6 +73,7 @@ type (
 	linkMsg   bool
 	answerMsg struct { // a command's
 		to    *pane
+		typed string
 		lines []string
 		err   error
 	}
@@ -157,17 +158,17 @@ func (m *screen) answered(msg tea.Msg) tea.Cmd {
 	case pageMsg:
 		m.loaded(msg)
 	case repliesMsg:
-		cmd = m.repliesLoaded(msg)
+		m.repliesLoaded(msg)
 	case rootMsg:
 		switch {
 		case msg.err != nil:
 			m.complain(msg.err)
 		case msg.of == m.at.channel.ID:
-			cmd = m.openThread(msg.msg)
+			m.openThread(msg.msg)
 		}
 	case enteredMsg:
 		if msg.err != nil {
-			m.pane().note(problem.Show(msg.err), true)
+			m.failed(msg.typed, msg.err)
 			break
 		}
 		m.list.add(msg.channel)
@@ -177,7 +178,7 @@ func (m *screen) answered(msg tea.Msg) tea.Cmd {
 			msg.to.note(l, false)
 		}
 		if msg.err != nil {
-			msg.to.note(problem.Show(msg.err), true)
+			m.failed(msg.typed, msg.err)
 		}
 	case unreadMsg:
 		if msg.err != nil {
@@ -200,16 +201,18 @@ func (m *screen) answered(msg tea.Msg) tea.Cmd {
 // to, and marks as read what is seen.
 func (m *screen) settle() tea.Cmd {
 	cmds := []tea.Cmd{m.out.next(m.ctx, m.s)}
-	if p := m.at.pane; m.at.thread == nil && m.height > 0 && !p.loading {
-		_, top := p.view()
-		switch {
-		case top && p.older && !p.stalled:
-			cmds = append(cmds, m.load(p.oldest()))
-		case p.cut && p.up == 0:
-			cmds = append(cmds, m.reload())
-		default:
-			cmds = append(cmds, m.markRead())
-		}
+	p := m.at.pane
+	switch {
+	case m.height == 0: // nobody sees anything yet
+	case m.at.thread != nil:
+		cmds = append(cmds, m.loadReplies())
+	case p.loading:
+	case p.cut && p.up == 0:
+		cmds = append(cmds, m.reload())
+	case p.older && !p.stalled && p.top():
+		cmds = append(cmds, m.load(p.oldest()))
+	default:
+		cmds = append(cmds, m.markRead())
 	}
 	return tea.Batch(cmds...)
 }
@@ -235,6 +238,14 @@ func (m *screen) askUnread() tea.Cmd {
 	return func() tea.Msg {
 		state, err := m.s.unread(m.ctx)
 		return unreadMsg{state, err}
+	}
+}
+
+// failed tells why a command failed, and gives it back if it may work later.
+func (m *screen) failed(typed string, err error) {
+	if m.complain(err); away(err) && m.input.Value() == "" {
+		m.input.SetValue(typed)
+		m.input.CursorEnd()
 	}
 }
 

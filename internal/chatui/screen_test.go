@@ -144,6 +144,7 @@ var (
 	pgUp   = tea.KeyPressMsg{Code: tea.KeyPgUp}
 	pgDown = tea.KeyPressMsg{Code: tea.KeyPgDown}
 	ctrlN  = tea.KeyPressMsg{Code: 'n', Mod: tea.ModCtrl}
+	ctrlU  = tea.KeyPressMsg{Code: 'u', Mod: tea.ModCtrl} // clears the input
 	ctrlC  = tea.KeyPressMsg{Code: 'c', Mod: tea.ModCtrl}
 )
 
@@ -203,7 +204,7 @@ func TestScreen_SwitchesChannels(t *testing.T) {
 	s.enters("/join general")
 	s.sees("are you there?", "half a thought")
 	s.until("nothing unread", listed("#general", ""))
-	s.press(tea.KeyPressMsg{Code: 'u', Mod: tea.ModCtrl})
+	s.press(ctrlU)
 	s.enters("/channel random")
 	s.sees("bob in random", "#random · 2 members")
 	s.enters("/join nowhere")
@@ -277,6 +278,7 @@ func TestScreen_ScrollsBack(t *testing.T) {
 		s.misses("loading")
 	}
 	s.sees("number 1.")
+	s.sees("scrolled back")
 	s.press(pgUp)
 	e.say("C1", "unseen")
 	s.until("the count", listed("#general", "1"))
@@ -320,12 +322,13 @@ func TestScreen_LongMessage(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("200 characters took %v to type", took)
 	}
-	s.press(tea.KeyPressMsg{Code: 'u', Mod: tea.ModCtrl}, up, enter)
+	s.press(ctrlU, up, enter)
 	s.sees("end.")
 }
 
 func TestScreen_LostEdge(t *testing.T) {
 	e := newEdge(t)
+	e.say("C2", "in ops")
 	s := sit(t, 100, 24, e)
 	s.sees("#general")
 	e.fall()
@@ -335,7 +338,15 @@ func TestScreen_LostEdge(t *testing.T) {
 	s.sees("sending 2: said while away")
 	s.press(ctrlC)
 	s.sees("2 not sent yet")
+	s.press(ctrlN)
+	s.sees("#ops ·", "loading")
+	s.misses("loading")
+	s.enters("/search you came")
+	s.sees("> /search you came")
+	s.press(ctrlU)
 	e.rise()
+	s.sees("bob in ops")
+	s.enters("/join general")
 	s.sees("ann said while away", "ann and this")
 	s.misses("sending")
 	s.misses("not connected")

@@ -128,10 +128,10 @@ func (m *screen) statusRow() string {
 func (m *screen) keys() string {
 	switch {
 	case m.at.thread != nil:
-		return "Enter answer · Esc back to the channel · PgUp PgDn scroll · /help · Ctrl-C leave"
+		return "Enter answer · Esc back to the channel · /help · Ctrl-C leave · PgUp PgDn scroll"
 	case m.pane().selected != nil:
-		return "Enter open the thread · ↑↓ select · Esc back · /help · Ctrl-C leave"
+		return "Enter open the thread · Esc back · /help · Ctrl-C leave · ↑↓ select"
 	default:
-		return "Enter send · Ctrl-N Ctrl-P channel · ↑↓ select · PgUp PgDn scroll · /help · Ctrl-C leave"
+		return "Enter send · Ctrl-N Ctrl-P channel · /help · Ctrl-C leave · ↑↓ select · PgUp PgDn scroll"
 	}
 }
