@@ -104,9 +104,9 @@ func (l *channelList) set(s chat.ReadState) {
 	}
 }
 
-// came counts a message that is not on the screen. A reply is not unread, but a
-// mention in it counts.
-func (l *channelList) came(m chat.Message) {
+// came counts a message as the edge does: one's own, until it is marked; a reply
+// not, but a mention in it as long as its root is unread.
+func (l *channelList) came(m chat.Message, mine bool) {
 	p := l.of(m.ChannelID)
 	if p == nil {
 		return
@@ -114,7 +114,8 @@ func (l *channelList) came(m chat.Message) {
 	if m.ThreadRoot == nil {
 		p.unread++
 	}
-	if l.forMe.MatchString(m.Text) {
+	unread := m.ThreadRoot == nil || *m.ThreadRoot > p.marked
+	if !mine && unread && l.forMe.MatchString(m.Text) {
 		p.mentions++
 	}
 }

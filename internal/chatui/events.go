@@ -48,10 +48,9 @@ func (m *screen) event(e client.Event) tea.Cmd {
 }
 
 func (m *screen) message(msg chat.Message, open bool) {
-	if msg.UserID == m.s.me.ID {
+	mine := msg.UserID == m.s.me.ID
+	if m.list.came(msg, mine); mine {
 		m.out.seen(msg)
-	} else {
-		m.list.came(msg)
 	}
 	if open {
 		delete(m.typing, msg.UserID)

@@ -33,7 +33,7 @@ func Plain(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 		cancel()
 		return errors.Join(err, g.Wait())
 	}
-	fmt.Fprintf(out, "#%s · %d members · you are %s\n", p.channel.Name, p.channel.MemberCount, p.me.Name)
+	fmt.Fprintf(out, "#%s · %d members · you are %s\n", p.channel.Name, p.channel.MemberCount, p.name(p.me.ID))
 	p.print(old...)
 	g.Go(func() error {
 		for e := range p.stream.Events() {

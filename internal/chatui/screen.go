@@ -249,4 +249,4 @@ func (m *screen) failed(typed string, err error) {
 	}
 }
 
-func (m *screen) complain(err error) { m.status = problem.Show(err) }
+func (m *screen) complain(err error) { m.status = printable(problem.Show(err)) }

@@ -79,6 +79,9 @@ func (m *screen) listRows(height int) []string {
 		}
 		p := m.list.places[first+n]
 		count := p.count()
+		if first+n == at && m.at.thread == nil && m.at.pane.up == 0 {
+			count = "" // it is being read: the mark is under way
+		}
 		row := pad(" #"+printable(p.channel.Name), listWidth-len(count)-1) + count + " "
 		switch {
 		case first+n == at:
