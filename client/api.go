@@ -34,6 +34,13 @@ func (c *Client) After(ctx context.Context, ch topology.ChannelID, after topolog
 	return c.page(ctx, channelPath(ch, "/messages"), "after", string(after), limit)
 }
 
+// Message is one top-level message.
+func (c *Client) Message(ctx context.Context, ch topology.ChannelID, m topology.MessageID) (chat.Message, error) {
+	var out chat.Message
+	err := c.get(ctx, channelPath(ch, "/messages/"+url.PathEscape(string(m))), nil, &out)
+	return out, err
+}
+
 // Replies pages a thread, oldest first.
 func (c *Client) Replies(ctx context.Context, ch topology.ChannelID, root, after topology.MessageID, limit int) (chat.MessagePage, error) {
 	return c.page(ctx, channelPath(ch, "/messages/"+url.PathEscape(string(root))+"/replies"), "after", string(after), limit)

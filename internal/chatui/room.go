@@ -1,18 +1,9 @@
-// Package chatui is chat in a terminal: one channel, its newest messages, what
-// comes in, and a line to type in. On a terminal it takes the screen; elsewhere
-// it reads lines and prints lines.
 package chatui
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"log/slog"
-	"slices"
-	"strings"
-	"unicode"
 
-	"golang.org/x/sync/errgroup"
+	tea "charm.land/bubbletea/v2"
 
 	"parley/client"
 	"parley/internal/problem"
@@ -20,237 +11,229 @@ import (
 	"parley/internal/wire/chat"
 )
 
-// Config says who talks where.
-type Config struct {
-	Clients []*client.Client // edges in order of preference, all with the user's token
-	Channel string           // name or id; "" = the first of the user's channels
-	Log     *slog.Logger
-}
-
-// historyShown is how many old messages a room opens with.
-const historyShown = 50
-
-// usersPage is how many people are asked for at once.
-const usersPage = 1000
-
-// room is one channel as one user sees it. Its methods are called from one
-// goroutine, say and typing excepted.
+// room is what is open: a channel, and over it maybe one of its threads.
 type room struct {
-	api      *client.Client
-	stream   *client.Stream
-	me       chat.User
-	channel  chat.Channel
-	names    map[topology.UserID]string
-	messages map[topology.MessageID]bool // those shown: history and live overlap at the start
+	channel chat.Channel
+	pane    *pane
+	thread  *thread
 }
 
-// line is something to show.
-type line struct {
-	When, Who, Text string // Who "" = a notice
-	Mine            bool
+// thread is a message and its replies, oldest first.
+type thread struct {
+	root chat.Message
+	pane *pane
+	more bool               // there are replies to be loaded
+	from topology.MessageID // after this one
 }
 
-// open finds the channel, connects (g runs the stream), and loads names and the
-// newest messages.
-func open(ctx context.Context, g *errgroup.Group, cfg Config) (*room, []line, error) {
-	r := &room{api: cfg.Clients[0], names: map[topology.UserID]string{}, messages: map[topology.MessageID]bool{}}
-	var err error
-	if r.me, err = r.api.Me(ctx); err != nil {
-		return nil, nil, err
+type (
+	// pageMsg is a page of a channel's history.
+	pageMsg struct {
+		pane *pane // whose it is: by now another may be open
+		page chat.MessagePage
+		err  error
 	}
-	if err := r.loadNames(ctx); err != nil {
-		return nil, nil, err
+	// repliesMsg is a page of a thread.
+	repliesMsg pageMsg
+	// rootMsg is the root of a thread that is not in its channel's pane.
+	rootMsg struct {
+		of  topology.ChannelID
+		msg chat.Message
+		err error
 	}
-	if r.channel, err = r.find(ctx, cfg.Channel); err != nil {
-		return nil, nil, err
+	// enteredMsg is a channel that was asked for by name.
+	enteredMsg struct {
+		typed   string
+		channel chat.Channel
+		err     error
 	}
-	if !r.channel.IsMember {
-		if _, err := r.api.Join(ctx, r.channel.ID); err != nil {
-			return nil, nil, err
+)
+
+// target is where what is typed goes.
+func (m *screen) target() target {
+	t := target{channel: m.at.channel.ID}
+	if m.at.thread != nil {
+		t.root = m.at.thread.root.MessageID
+	}
+	return t
+}
+
+// pane is the one that is seen.
+func (m *screen) pane() *pane {
+	if m.at.thread != nil {
+		return m.at.thread.pane
+	}
+	return m.at.pane
+}
+
+// leave keeps what is typed, goes elsewhere, and brings back what was typed there.
+func (m *screen) leave(to room) {
+	if m.drafts[m.target()] = m.input.Value(); m.input.Value() == "" {
+		delete(m.drafts, m.target())
+	}
+	m.at = to
+	m.typing.stop()
+	m.input.SetValue(m.drafts[m.target()])
+	m.input.CursorEnd()
+	m.input.Placeholder = "write to #" + printable(m.at.channel.Name)
+	if m.at.thread != nil {
+		m.input.Placeholder = "answer " + m.s.name(m.at.thread.root.UserID)
+	}
+}
+
+// goTo opens a channel with its newest messages.
+func (m *screen) goTo(ch chat.Channel) tea.Cmd {
+	m.status, m.marked = "", ""
+	m.leave(room{channel: ch, pane: newPane(m.draw.draw)})
+	m.size()
+	return m.load("")
+}
+
+// reload opens again what is open, from its end.
+func (m *screen) reload() tea.Cmd {
+	m.at.pane = newPane(m.draw.draw)
+	m.size()
+	if m.at.thread != nil {
+		m.openThread(m.at.thread.root)
+	}
+	return m.load("")
+}
+
+// enter goes to a channel by name, joining it if need be.
+func (m *screen) enter(command, name string) tea.Cmd {
+	if ch, ok := m.list.named(name); ok {
+		return m.goTo(ch)
+	}
+	return func() tea.Msg {
+		if name == "" {
+			return enteredMsg{err: problem.New(problem.Invalid, "%s needs the name of a channel", command)}
 		}
-	}
-	// The stream is connected before the page is read, so that nothing falls between.
-	if r.stream, err = client.NewStream(cfg.Clients, nil, cfg.Log); err != nil {
-		return nil, nil, err
-	}
-	g.Go(func() error { return r.stream.Run(ctx) })
-	select {
-	case <-r.stream.Events(): // the hello
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	page, err := r.api.Before(ctx, r.channel.ID, "", historyShown)
-	if err != nil {
-		return nil, nil, err
-	}
-	slices.Reverse(page.Messages)
-	var lines []line
-	for _, m := range page.Messages {
-		lines = append(lines, r.message(m))
-	}
-	return r, lines, nil
-}
-
-func (r *room) loadNames(ctx context.Context) error {
-	for after := ""; ; {
-		page, err := r.api.Users(ctx, after, usersPage)
-		if err != nil {
-			return err
-		}
-		for _, u := range page.Users {
-			r.names[u.ID] = u.Name
-		}
-		if after = page.Next; after == "" {
-			return nil
-		}
+		ch, err := m.s.enter(m.ctx, name)
+		return enteredMsg{command + " " + name, ch, err}
 	}
 }
 
-func (r *room) find(ctx context.Context, name string) (chat.Channel, error) {
-	name = strings.TrimPrefix(name, "#")
-	for after := ""; ; {
-		page, err := r.api.Channels(ctx, after, chat.PageMax)
-		if err != nil {
-			return chat.Channel{}, err
-		}
-		for _, ch := range page.Channels {
-			if ch.Name == name || string(ch.ID) == name || (name == "" && ch.IsMember) {
-				return ch, nil
-			}
-		}
-		if after = page.Next; after == "" {
-			return chat.Channel{}, problem.New(problem.NotFound, "there is no channel %q that you may see", name)
-		}
+// load asks for the messages before one of the open channel; "" = its end.
+func (m *screen) load(before topology.MessageID) tea.Cmd {
+	p, ch := m.at.pane, m.at.channel.ID
+	p.loading = true
+	return func() tea.Msg {
+		page, err := m.s.before(m.ctx, ch, before)
+		return pageMsg{p, page, err}
 	}
 }
 
-// take turns an event into what is to be shown; ok is false if nothing is.
-func (r *room) take(e client.Event) (line, bool) {
-	if e.ChannelID != r.channel.ID {
-		return line{}, false
+func (m *screen) loaded(a pageMsg) {
+	a.pane.loading = false
+	if a.pane != m.at.pane {
+		return
 	}
-	switch e.Type {
-	case chat.TypeMessage:
-		var m chat.MessageEvent
-		if json.Unmarshal(e.Raw, &m) != nil || r.messages[m.Message.MessageID] {
-			return line{}, false
-		}
-		return r.message(m.Message), true
-	case chat.TypeTyping:
-		var t chat.TypingEvent
-		if json.Unmarshal(e.Raw, &t) != nil || t.UserID == r.me.ID {
-			return line{}, false
-		}
-		return line{Text: r.name(t.UserID) + " is typing"}, true
-	case chat.TypeChannel:
-		var c chat.ChannelEvent
-		if json.Unmarshal(e.Raw, &c) != nil {
-			return line{}, false
-		}
-		return line{Text: r.change(c)}, true
-	case chat.TypeReset:
-		return line{Text: "you were away for long: older messages are in the history"}, true
+	if a.err != nil {
+		a.pane.older, a.pane.stalled = true, true
+		m.complain(a.err)
+		return
 	}
-	return line{}, false
+	a.pane.older = a.page.HasMore
+	for _, msg := range a.page.Messages {
+		a.pane.put(&item{order: msg.Seq, msg: msg})
+	}
+	a.pane.dropLast()
 }
 
-func (r *room) change(c chat.ChannelEvent) string {
-	who := make([]string, 0, len(c.UserIDs))
-	for _, u := range c.UserIDs {
-		who = append(who, r.name(u))
+// openThread opens the thread of a message.
+func (m *screen) openThread(root chat.Message) {
+	t := &thread{root: root, pane: newPane(m.draw.draw), more: true}
+	t.pane.put(&item{msg: root, whole: true})
+	m.leave(room{channel: m.at.channel, pane: m.at.pane, thread: t})
+	m.size()
+}
+
+// openThreadOf opens the thread of an item of a channel: a reply's is its root's.
+func (m *screen) openThreadOf(msg chat.Message) tea.Cmd {
+	if msg.ThreadRoot == nil {
+		m.openThread(msg)
+		return nil
 	}
-	switch c.Event {
-	case chat.MemberJoined:
-		return strings.Join(who, ", ") + " joined"
-	case chat.MemberLeft:
-		return strings.Join(who, ", ") + " left"
-	default:
-		return "the channel changed: " + c.Event
+	if it := m.at.pane.seen[*msg.ThreadRoot]; it != nil {
+		m.openThread(it.msg)
+		return nil
+	}
+	ch, id := m.at.channel.ID, *msg.ThreadRoot
+	return func() tea.Msg {
+		root, err := m.s.message(m.ctx, ch, id)
+		return rootMsg{ch, root, err}
 	}
 }
 
-func (r *room) message(m chat.Message) line {
-	r.messages[m.MessageID] = true
-	text := printable(m.Text)
-	if m.ThreadRoot != nil {
-		text = "↳ " + text
-	}
-	if m.ReplyCount > 0 {
-		text += fmt.Sprintf("  [%d replies]", m.ReplyCount)
-	}
-	return line{When: m.TS.Time().Local().Format("15:04"), Who: r.name(m.UserID), Text: text, Mine: m.UserID == r.me.ID}
+func (m *screen) closeThread() {
+	m.leave(room{channel: m.at.channel, pane: m.at.pane})
 }
 
-func (r *room) name(u topology.UserID) string {
-	if n, ok := r.names[u]; ok {
-		return printable(n)
+// loadReplies asks for the next replies of the open thread, until all are there.
+func (m *screen) loadReplies() tea.Cmd {
+	t := m.at.thread
+	if !t.more || t.pane.loading || t.pane.stalled {
+		return nil
 	}
-	return string(u)
+	p, ch, root, from := t.pane, m.at.channel.ID, t.root.MessageID, t.from
+	p.loading = true
+	return func() tea.Msg {
+		page, err := m.s.replies(m.ctx, ch, root, from)
+		return repliesMsg{p, page, err}
+	}
 }
 
-// printable is s without what would steer the reader's terminal.
-func printable(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c == '\n' || c == '\t' || !unicode.IsControl(c) {
-			return c
-		}
-		return unicode.ReplacementChar
-	}, s)
+func (m *screen) repliesLoaded(a repliesMsg) {
+	a.pane.loading = false
+	t := m.at.thread
+	if t == nil || a.pane != t.pane {
+		return
+	}
+	if a.err != nil {
+		t.pane.stalled = true
+		m.complain(a.err)
+		return
+	}
+	for _, msg := range a.page.Messages {
+		m.putReply(msg)
+		t.from = msg.MessageID
+	}
+	t.more = a.page.HasMore && len(a.page.Messages) > 0
 }
 
-// typing tells the others, as far as that is possible now.
-func (r *room) typing() {
-	_ = r.stream.Send(chat.ClientFrame{Type: chat.TypeTypingStart, ChannelID: r.channel.ID}) // never worth an error
+// putReply shows a reply in the open thread. A reply's seq counts the thread.
+func (m *screen) putReply(msg chat.Message) {
+	p, root := m.at.thread.pane, m.at.thread.root.MessageID
+	p.put(&item{order: msg.Seq, msg: msg, whole: true})
+	p.replied(root, uint64(msg.Seq))
+	m.at.pane.replied(root, uint64(msg.Seq))
+	p.dropFirst()
 }
 
-// searchShown is how many messages /search shows.
-const searchShown = 20
-
-// searched are the lines that answer a typed "/search words"; ok is false if that
-// was not what was typed.
-func (r *room) searched(ctx context.Context, typed string) (lines []line, ok bool, err error) {
-	words, ok := strings.CutPrefix(typed, "/search ")
-	if !ok {
-		return nil, false, nil
+// show shows a new message of the open channel where it belongs.
+func (m *screen) show(msg chat.Message) {
+	p := m.at.pane
+	if msg.ThreadRoot == nil {
+		p.put(&item{order: msg.Seq, msg: msg})
+		p.dropFirst()
+		return
 	}
-	page, err := r.api.Search(ctx, client.SearchQuery{Text: words, Limit: searchShown})
-	if problem.Is(err, problem.Invalid) {
-		return []line{{Text: problem.Show(err)}}, true, nil
+	p.replied(*msg.ThreadRoot, uint64(msg.Seq))
+	if m.at.thread != nil && m.at.thread.root.MessageID == *msg.ThreadRoot {
+		m.putReply(msg)
+		return
 	}
-	if err != nil {
-		return nil, true, err
-	}
-	slices.Reverse(page.Messages) // the newest nearest to the cursor, as everywhere
-	for _, m := range page.Messages {
-		lines = append(lines, line{Text: fmt.Sprintf("%s %s %s: %s", m.TS.Time().Local().Format("2006-01-02 15:04"), r.place(m.ChannelID), r.name(m.UserID), printable(m.Text))})
-	}
-	end := fmt.Sprintf("%d found for %s", len(page.Messages), printable(words))
-	if page.HasMore {
-		end += ", and more"
-	}
-	if page.Degraded {
-		end += "; the search index is away, so only the newest messages were looked at"
-	}
-	return append(lines, line{Text: end}), true, nil
+	p.put(&item{order: p.last(), msg: msg, brief: true})
+	p.dropFirst()
 }
 
-// place is a channel as results show it.
-func (r *room) place(ch topology.ChannelID) string {
-	if ch == r.channel.ID {
-		return "#" + r.channel.Name
-	}
-	return string(ch)
+// message is one message of a channel.
+func (s *session) message(ctx context.Context, ch topology.ChannelID, id topology.MessageID) (chat.Message, error) {
+	return asked(ctx, s, func(ctx context.Context, c *client.Client) (chat.Message, error) { return c.Message(ctx, ch, id) })
 }
 
-// say posts what was typed, or answers it.
-func (r *room) say(ctx context.Context, typed string) ([]line, error) {
-	if lines, ok, err := r.searched(ctx, typed); ok {
-		return lines, err
-	}
-	_, err := r.api.Post(ctx, r.channel.ID, chat.PostRequest{Text: typed})
-	return nil, err
-}
-
-func (r *room) title() string {
-	return fmt.Sprintf("#%s · %d members · you are %s", r.channel.Name, r.channel.MemberCount, r.me.Name)
+func (s *session) replies(ctx context.Context, ch topology.ChannelID, root, after topology.MessageID) (chat.MessagePage, error) {
+	return asked(ctx, s, func(ctx context.Context, c *client.Client) (chat.MessagePage, error) {
+		return c.Replies(ctx, ch, root, after, chat.PageMax)
+	})
 }

@@ -4,83 +4,32 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 	"time"
 
 	"charm.land/bubbles/v2/textinput"
-	"charm.land/bubbles/v2/viewport"
 	tea "charm.land/bubbletea/v2"
-	"charm.land/lipgloss/v2"
 	"golang.org/x/sync/errgroup"
 
 	"parley/client"
 	"parley/internal/problem"
+	"parley/internal/topology"
 	"parley/internal/wire/chat"
 )
 
-// typingEvery is how often typing is told: a typing event counts for longer.
-const typingEvery = 3 * time.Second
-
-// linesMax bounds what can be scrolled back to.
-const linesMax = 2000
-
-type styles struct{ title, who, mine, dim, bad lipgloss.Style }
-
-func newStyles() styles {
-	return styles{
-		title: lipgloss.NewStyle().Bold(true).Reverse(true).Padding(0, 1),
-		who:   lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color("6")),
-		mine:  lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color("2")),
-		dim:   lipgloss.NewStyle().Faint(true),
-		bad:   lipgloss.NewStyle().Foreground(lipgloss.Color("1")),
-	}
-}
-
-// screen is bubbletea's model: a pane of lines over an input line.
-type screen struct {
-	ctx    context.Context //nolint:containedctx // bubbletea calls Update without one
-	room   *room
-	style  styles
-	pane   viewport.Model
-	input  textinput.Model
-	lines  []string
-	typing string
-	typed  time.Time
-	status string
-}
-
-type (
-	eventMsg  client.Event
-	postedMsg struct {
-		lines []line
-		err   error
-	}
-	quietMsg struct{ who string }
-)
-
-// Screen runs on a terminal until the user leaves (Ctrl-C or Esc) or ctx ends.
+// Screen runs on a terminal until the user leaves or ctx ends.
 func Screen(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	r, old, err := open(ctx, g, cfg)
+	m, err := newScreen(ctx, g, cfg)
 	if err != nil {
 		cancel()
 		return errors.Join(err, g.Wait())
 	}
-	m := &screen{ctx: ctx, room: r, style: newStyles(), pane: viewport.New(), input: textinput.New()}
-	m.pane.SoftWrap = true
-	m.input.Placeholder = "write to #" + r.channel.Name
-	m.input.CharLimit = chat.TextRunesMax
-	for _, l := range old {
-		m.add(l)
-	}
 	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out))
 	g.Go(func() error {
 		defer p.Quit() // the token was refused
-		for e := range r.stream.Events() {
-			p.Send(eventMsg(e))
-		}
+		m.pump(p.Send)
 		return nil
 	})
 	_, err = p.Run()
@@ -94,121 +43,210 @@ func Screen(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error 
 	return err
 }
 
-// Init starts the cursor.
-func (m *screen) Init() tea.Cmd { return m.input.Focus() }
+// screen is bubbletea's model. Update alone changes it; what takes time is done in
+// commands, whose answers are messages.
+type screen struct {
+	ctx   context.Context //nolint:containedctx // bubbletea calls Update without one
+	s     *session
+	style styles
+	draw  drawer
+	input textinput.Model
 
-// Update takes keys, sizes and events.
+	width, height int
+
+	list    *channelList
+	at      room
+	drafts  map[target]string // typed and not sent, where it was typed
+	out     outbox
+	typing  typists
+	told    time.Time // when others were told last that the user types
+	offline bool
+	status  string // what went wrong last
+	leaving bool   // to leave was asked for while messages wait
+
+	marking bool
+	marked  topology.MessageID // the mark that was tried last
+}
+
+type (
+	eventMsg  client.Event
+	linkMsg   bool
+	answerMsg struct { // a command's
+		to    *pane
+		typed string
+		lines []string
+		err   error
+	}
+	unreadMsg struct {
+		state chat.UnreadResponse
+		err   error
+	}
+	markedMsg struct {
+		state chat.ReadState
+		err   error
+	}
+)
+
+func newScreen(ctx context.Context, g *errgroup.Group, cfg Config) (*screen, error) {
+	s, ch, err := open(ctx, g, cfg)
+	if err != nil {
+		return nil, err
+	}
+	m := &screen{
+		ctx: ctx, s: s, style: newStyles(), input: textinput.New(),
+		drafts: map[target]string{}, typing: typists{},
+	}
+	m.draw = drawer{styles: m.style, me: s.me.ID, name: s.name}
+	m.input.CharLimit = chat.TextRunesMax
+	if m.list, err = s.list(ctx); err != nil {
+		return nil, err
+	}
+	m.list.add(ch)
+	m.at = room{channel: ch, pane: newPane(m.draw.draw)}
+	return m, nil
+}
+
+// pump hands over what the stream says, until it ends.
+func (m *screen) pump(send func(tea.Msg)) {
+	for {
+		select {
+		case e, ok := <-m.s.stream.Events():
+			if !ok {
+				return
+			}
+			send(eventMsg(e))
+		case up := <-m.s.link:
+			send(linkMsg(up))
+		}
+	}
+}
+
+// Init starts the cursor and loads what is to be seen.
+func (m *screen) Init() tea.Cmd {
+	return tea.Batch(m.input.Focus(), m.goTo(m.at.channel), m.askUnread())
+}
+
+// Update takes keys, sizes, events and answers.
 //
 //nolint:ireturn // bubbletea asks for it
 func (m *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	var cmd tea.Cmd
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
-		m.pane.SetWidth(msg.Width)
-		m.pane.SetHeight(max(msg.Height-3, 1))
-		m.input.SetWidth(msg.Width - 4)
-		m.pane.GotoBottom()
-		return m, nil
+		m.width, m.height = msg.Width, msg.Height
+		m.size()
 	case tea.KeyPressMsg:
-		return m.key(msg)
+		cmd = m.key(msg)
 	case eventMsg:
-		return m, m.event(client.Event(msg))
+		cmd = m.event(client.Event(msg))
+	case linkMsg:
+		m.offline = !bool(msg)
+	case quietMsg:
+		m.typing.quiet()
+	default:
+		cmd = m.answered(msg)
+	}
+	return m, tea.Batch(cmd, m.settle())
+}
+
+// answered takes what a command of ours found out; the rest is the input's.
+func (m *screen) answered(msg tea.Msg) tea.Cmd {
+	var cmd tea.Cmd
+	switch msg := msg.(type) {
 	case postedMsg:
-		m.status = ""
+		m.posted(msg)
+	case pageMsg:
+		m.loaded(msg)
+	case repliesMsg:
+		m.repliesLoaded(msg)
+	case rootMsg:
+		switch {
+		case msg.err != nil:
+			m.complain(msg.err)
+		case msg.of == m.at.channel.ID:
+			m.openThread(msg.msg)
+		}
+	case enteredMsg:
+		if msg.err != nil {
+			m.failed(msg.typed, msg.err)
+			break
+		}
+		m.list.add(msg.channel)
+		cmd = m.goTo(msg.channel)
+	case answerMsg:
 		for _, l := range msg.lines {
-			m.add(l)
+			msg.to.note(l, false)
 		}
 		if msg.err != nil {
-			m.status = m.style.bad.Render("not done: " + problem.Show(msg.err))
+			m.failed(msg.typed, msg.err)
 		}
-		return m, nil
-	case quietMsg:
-		if m.typing == msg.who {
-			m.typing = ""
+	case unreadMsg:
+		if msg.err != nil {
+			m.complain(msg.err)
+			break
 		}
-		return m, nil
+		m.list.read(msg.state)
+	case markedMsg:
+		m.marking = false
+		if msg.err == nil {
+			m.list.set(msg.state)
+		}
+	default:
+		m.input, cmd = m.input.Update(msg)
 	}
-	var cmd tea.Cmd
-	m.input, cmd = m.input.Update(msg)
-	return m, cmd
+	return cmd
 }
 
-//nolint:ireturn // as Update
-func (m *screen) key(k tea.KeyPressMsg) (tea.Model, tea.Cmd) {
-	switch k.String() {
-	case "ctrl+c", "esc":
-		return m, tea.Quit
-	case "pgup":
-		m.pane.PageUp()
-		return m, nil
-	case "pgdown":
-		m.pane.PageDown()
-		return m, nil
-	case "enter":
-		text := strings.TrimSpace(m.input.Value())
-		if text == "" {
-			return m, nil
-		}
-		m.input.Reset()
-		return m, func() tea.Msg {
-			lines, err := m.room.say(m.ctx, text)
-			return postedMsg{lines, err}
-		}
+// settle does what a change calls for: it posts what waits, loads what is scrolled
+// to, and marks as read what is seen.
+func (m *screen) settle() tea.Cmd {
+	cmds := []tea.Cmd{m.out.next(m.ctx, m.s)}
+	p := m.at.pane
+	switch {
+	case m.height == 0: // nobody sees anything yet
+	case m.at.thread != nil:
+		cmds = append(cmds, m.loadReplies())
+	case p.loading:
+	case p.cut && p.up == 0:
+		cmds = append(cmds, m.reload())
+	case p.older && !p.stalled && p.top():
+		cmds = append(cmds, m.load(p.oldest()))
+	default:
+		cmds = append(cmds, m.markRead())
 	}
-	var cmd tea.Cmd
-	m.input, cmd = m.input.Update(k)
-	if m.input.Value() != "" && time.Since(m.typed) > typingEvery {
-		m.typed = time.Now()
-		cmd = tea.Batch(cmd, func() tea.Msg { m.room.typing(); return nil })
-	}
-	return m, cmd
+	return tea.Batch(cmds...)
 }
 
-func (m *screen) event(e client.Event) tea.Cmd {
-	l, ok := m.room.take(e)
-	if !ok {
+// markRead moves the user's mark to the newest message when that is seen.
+func (m *screen) markRead() tea.Cmd {
+	at := m.list.of(m.at.channel.ID)
+	newest, ok := m.at.pane.newest()
+	if !ok || at == nil || m.marking || m.at.pane.up > 0 || newest.MessageID <= max(at.marked, m.marked) {
 		return nil
 	}
-	if e.Type == chat.TypeTyping {
-		m.typing = l.Text
-		return tea.Tick(chat.TypingTTL, func(time.Time) tea.Msg { return quietMsg{l.Text} })
-	}
-	if strings.HasPrefix(m.typing, l.Who+" ") {
-		m.typing = ""
-	}
-	m.add(l)
-	return nil
-}
-
-func (m *screen) add(l line) {
-	follow := m.pane.AtBottom()
-	m.lines = append(m.lines, m.style.render(l))
-	if len(m.lines) > linesMax {
-		m.lines = m.lines[len(m.lines)-linesMax:]
-	}
-	m.pane.SetContentLines(m.lines)
-	if follow {
-		m.pane.GotoBottom()
+	m.marking, m.marked = true, newest.MessageID
+	at.unread, at.mentions = 0, 0
+	return func() tea.Msg {
+		state, err := asked(m.ctx, m.s, func(ctx context.Context, c *client.Client) (chat.ReadState, error) {
+			return c.MarkRead(ctx, newest.ChannelID, newest.MessageID)
+		})
+		return markedMsg{state, err}
 	}
 }
 
-func (s styles) render(l line) string {
-	if l.Who == "" {
-		return s.dim.Render("      · " + l.Text)
+func (m *screen) askUnread() tea.Cmd {
+	return func() tea.Msg {
+		state, err := m.s.unread(m.ctx)
+		return unreadMsg{state, err}
 	}
-	who := s.who
-	if l.Mine {
-		who = s.mine
-	}
-	return s.dim.Render(l.When) + " " + who.Render(l.Who) + " " + l.Text
 }
 
-// View draws title, pane, status and input.
-func (m *screen) View() tea.View {
-	status := m.status
-	if status == "" {
-		status = m.style.dim.Render(m.typing)
+// failed tells why a command failed, and gives it back if it may work later.
+func (m *screen) failed(typed string, err error) {
+	if m.complain(err); away(err) && m.input.Value() == "" {
+		m.input.SetValue(typed)
+		m.input.CursorEnd()
 	}
-	v := tea.NewView(strings.Join([]string{m.style.title.Render(m.room.title()), m.pane.View(), status, m.input.View()}, "\n"))
-	v.AltScreen = true
-	return v
 }
+
+func (m *screen) complain(err error) { m.status = printable(problem.Show(err)) }

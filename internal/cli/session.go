@@ -35,7 +35,7 @@ const (
 	envEdge    = "PARLEY_EDGE"
 )
 
-const devFileNormal = "data/" + devcluster.InfoFile
+const devFileNormal = devcluster.InfoFileNormal
 
 func addSessionFlags(root *cobra.Command) {
 	f := root.PersistentFlags()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 
 	"parley/internal/problem"
@@ -58,6 +59,9 @@ type UserInfo struct {
 // InfoFile is the name of dev.json in the data directory.
 const InfoFile = "dev.json"
 
+// InfoFileNormal is where the commands look for a dev.json that nobody named.
+const InfoFileNormal = "data/" + InfoFile
+
 // LoadInfo reads a dev.json.
 func LoadInfo(file string) (Info, error) {
 	var info Info
@@ -104,9 +108,13 @@ func (i Info) Print(w io.Writer, dataDir string) {
 	fmt.Fprintf(w, "Tokens and ids are in %s/%s. Talk, in two terminals:\n", dataDir, InfoFile)
 	if len(i.Workspaces) > 0 && len(i.Workspaces[0].Users) > 1 {
 		ws := i.Workspaces[0]
+		at := ""
+		if file := filepath.Join(dataDir, InfoFile); file != InfoFileNormal {
+			at = " --dev-file " + file
+		}
 		for n, u := range ws.Users[:2] {
 			region := i.Edges[n%len(i.Edges)].Region
-			fmt.Fprintf(w, "  bin/parley chat --workspace %s --user %s --region %s\n", ws.Slug, u.Name, region)
+			fmt.Fprintf(w, "  bin/parley chat --workspace %s --user %s --region %s%s\n", ws.Slug, u.Name, region, at)
 		}
 	}
 	fmt.Fprintln(w, "Ctrl-C ends it.")
