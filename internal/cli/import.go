@@ -37,6 +37,9 @@ func transfer(use, short, done string, do func(*importer.Importer, context.Conte
 		if err != nil {
 			return err
 		}
+		if err := importer.Fits(export, *prefix); err != nil {
+			return err
+		}
 		for _, what := range slices.Sorted(maps.Keys(export.Skipped)) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "not conversations, and left out: %d × %s\n", export.Skipped[what], what)
 		}

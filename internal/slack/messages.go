@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ func (r *reader) readMessages(ch *Channel) error {
 			return err
 		}
 	}
-	slices.SortStableFunc(es, func(a, b entry) int { return int(a.TS - b.TS) })
+	slices.SortStableFunc(es, func(a, b entry) int { return cmp.Compare(a.TS, b.TS) })
 	ch.Messages = make([]Message, len(es))
 	roots := make(map[chat.Timestamp]int, len(es))
 	for i, e := range es {
@@ -124,7 +125,7 @@ func (r *reader) author(file string, line int, m messageJSON) (string, error) {
 		if shown == "" {
 			shown = m.BotID
 		}
-		r.addUser(User{ID: m.BotID, Name: "bot-" + m.BotID, DisplayName: clip(shown)})
+		return m.BotID, r.addUser(file, line, User{ID: m.BotID, Name: "bot-" + m.BotID, DisplayName: clip(shown)})
 	}
 	return m.BotID, nil
 }

@@ -58,6 +58,12 @@ func good() map[string]string {
 	}
 }
 
+// channel is a channels.json whose second line says what is given, the rest is good.
+func channel(says string) string {
+	return "[{\"id\":\"C0\",\"name\":\"other\",\"created\":1600000000},\n" +
+		`{"id":"C1","name":"general","created":1600000000,` + says + `}]`
+}
+
 func TestOpen(t *testing.T) {
 	e, err := slack.Open(write(t, good()), now)
 	if err != nil {
@@ -67,7 +73,7 @@ func TestOpen(t *testing.T) {
 	want := &slack.Export{
 		Users: []slack.User{{ID: "U1", Name: "ann", DisplayName: "Ann"}, {ID: "U2", Name: "bob", DisplayName: "bob"}, {ID: "B1", Name: "bot-B1", DisplayName: "Builder"}},
 		Channels: []slack.Channel{{
-			ID: "C1", Name: "general", Topic: "talk", Created: 1_600_000_000_000_000, Members: []string{"U1", "U2"},
+			File: "channels.json", Line: 1, ID: "C1", Name: "general", Topic: "talk", Created: 1_600_000_000_000_000, Members: []string{"U1", "U2"},
 			Messages: []slack.Message{
 				{User: "U1", TS: 1_600_000_001_000_100, Text: "first", Root: -1},
 				{User: "U2", TS: 1_600_000_002_000_000, Text: "second", Root: -1},
@@ -98,7 +104,22 @@ func TestOpen_ErrorsNameFileAndLine(t *testing.T) {
 		"too long":          {day, `[{"user":"U1","text":"` + strings.Repeat("é", 40_001) + `","ts":"1600080000.000000"}]`, day + ":1: text: has 40001 characters"},
 		"more than array":   {day, "[]\n[]", day + ":2: something follows the array"},
 		"user twice":        {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U1\",\"name\":\"bob\"}]", "users.json:2: id: user U1 is there twice"},
-		"stranger a member": {"channels.json", `[{"id":"C1","name":"general","members":["U7"]}]`, `channels.json:1: members: user "U7"`},
+		"stranger a member": {"channels.json", `[{"id":"C1","name":"general","created":1600000000,"members":["U7"]}]`, `channels.json:1: members: user "U7"`},
+		"channel's name":    {"channels.json", channel(`"name":"Not Allowed"`), `channels.json:2: name: may hold lower-case letters`},
+		"long name":         {"channels.json", channel(`"name":"` + strings.Repeat("é", 81) + `"`), `channels.json:2: name: must have 1 to 80 characters, has 81`},
+		"long purpose":      {"channels.json", channel(`"purpose":{"value":"` + strings.Repeat("é", 251) + `"}`), `channels.json:2: topic: must have at most 250 characters, has 251`},
+		"NUL in a topic":    {"channels.json", channel(`"topic":{"value":"a\u0000"}`), `channels.json:2: topic: must not have NUL`},
+		"NUL in an id":      {"channels.json", channel(`"id":"C\u0000"`), `channels.json:2: id: must not have NUL`},
+		"not created":       {"channels.json", channel(`"created":0`), "channels.json:2: created: 0 must be in seconds since 1970, from 2000-01-01 to 2023-11-15"},
+		"created in 1999":   {"channels.json", channel(`"created":946684799`), "channels.json:2: created: 946684799 must be"},
+		"created too late":  {"channels.json", channel(`"created":1700086401`), "channels.json:2: created: 1700086401 must be"},
+		"created for ever":  {"channels.json", channel(`"created":9223372036854775807`), "channels.json:2: created: 9223372036854775807 must be"},
+		"spaces in a name":  {"users.json", "[\n{\"id\":\"U1\",\"name\":\" ann\"}]", `users.json:2: user "U1": name: must have 1 to 80 characters and no spaces around`},
+		"user's long name":  {"users.json", `[{"id":"U1","name":"` + strings.Repeat("é", 81) + `"}]`, `users.json:1: user "U1": name: must have 1 to 80`},
+		"NUL in a name":     {"users.json", `[{"id":"U1","name":"a\u0000"}]`, `users.json:1: user "U1": name: must not have NUL`},
+		"NUL as shown":      {"users.json", `[{"id":"U1","name":"a","profile":{"real_name":"a\u0000"}}]`, `users.json:1: user "U1": display_name: must not have NUL`},
+		"name twice":        {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U2\",\"name\":\"ann\"}]", `users.json:2: name: "ann" is that of user U1, too`},
+		"a bot's long id":   {day, `[{"bot_id":"` + strings.Repeat("B", 77) + `","text":"x","ts":"1600080000.000000"}]`, day + `:1: user "BBB`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := good()
