@@ -13,7 +13,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -56,6 +55,8 @@ type Export struct {
 	Channels []Channel
 	// Skipped counts what an export holds beside conversations, by what it is.
 	Skipped map[string]int
+	// Changed counts what is read otherwise than it stands, by how.
+	Changed map[string]int
 }
 
 // Limits of an export. An export beyond them is imported in parts, which Slack
@@ -63,6 +64,7 @@ type Export struct {
 const (
 	filesMax     = 1_000_000
 	fileBytesMax = 256 << 20
+	unpackedMax  = 16 << 30
 	messagesMax  = 50_000_000
 )
 
@@ -102,17 +104,15 @@ func Open(file string, now time.Time) (*Export, error) {
 		return nil, problem.Wrap(err, problem.Invalid, "%s is not a ZIP file: %v", file, err)
 	}
 	defer func() { _ = z.Close() }() // it was only read
-	if len(z.File) > filesMax {
-		return nil, problem.New(problem.TooLarge, "%s holds %d files, at most %d are taken", file, len(z.File), filesMax)
+	a, err := newArchive(file, &z.Reader)
+	if err != nil {
+		return nil, err
 	}
 	r := &reader{
-		files: make(map[string]*zip.File, len(z.File)), now: now, users: map[string]int{}, userNames: map[string]string{}, channelNames: map[string]string{},
-		export: &Export{Digest: digest, Skipped: map[string]int{}},
+		archive: a, now: now, users: map[string]int{}, userNames: map[string]string{}, channelNames: map[string]string{},
+		export: &Export{Digest: digest, Skipped: map[string]int{}, Changed: map[string]int{}},
 	}
-	for _, f := range z.File {
-		r.files[strings.TrimPrefix(path.Clean("/"+f.Name), "/")] = f
-	}
-	if err := r.read(); err != nil {
+	if err := r.all(); err != nil {
 		return nil, err
 	}
 	return r.export, nil
@@ -132,7 +132,7 @@ func digestOf(file string) (string, error) {
 }
 
 type reader struct {
-	files        map[string]*zip.File
+	archive
 	now          time.Time
 	users        map[string]int    // index in export.Users
 	userNames    map[string]string // to ids
@@ -141,12 +141,12 @@ type reader struct {
 	export       *Export
 }
 
-func (r *reader) read() error {
+func (r *reader) all() error {
 	if err := r.readUsers(); err != nil {
 		return err
 	}
 	for _, list := range []string{"channels.json", "groups.json"} {
-		if _, ok := r.files[list]; !ok {
+		if !r.has(list) {
 			if list == "channels.json" {
 				return fault(list, 0, "is missing: is this a Slack export?")
 			}
@@ -157,16 +157,18 @@ func (r *reader) read() error {
 		}
 	}
 	for _, list := range []string{"dms.json", "mpims.json"} {
-		if _, ok := r.files[list]; ok {
+		if r.has(list) {
 			r.export.Skipped["files of direct messages ("+list+")"]++
+			r.read[list] = true
 		}
 	}
+	maps.Copy(r.export.Skipped, r.unread())
 	return nil
 }
 
 func (r *reader) readUsers() error {
 	const file = "users.json"
-	if _, ok := r.files[file]; !ok {
+	if !r.has(file) {
 		return fault(file, 0, "is missing: is this a Slack export?")
 	}
 	return each(r, file, func(line int, u userJSON) error {
@@ -179,7 +181,7 @@ func (r *reader) readUsers() error {
 		if _, ok := r.users[u.ID]; ok {
 			return fault(file, line, "id: user %s is there twice", u.ID)
 		}
-		return r.addUser(file, line, User{ID: u.ID, Name: u.Name, DisplayName: u.shown()})
+		return r.addUser(file, line, User{ID: u.ID, Name: u.Name, DisplayName: r.clip(u.shown())})
 	})
 }
 
@@ -203,14 +205,13 @@ func (r *reader) readChannels(list string) error {
 			return err
 		}
 		r.channelNames[c.Name] = c.ID
-		for _, m := range c.Members {
-			if _, ok := r.users[m]; !ok {
-				return fault(list, line, "members: user %q of channel %s is not in users.json", m, c.Name)
-			}
+		members, err := r.members(list, line, c)
+		if err != nil {
+			return err
 		}
 		ch := Channel{
 			File: list, Line: line, ID: c.ID, Name: c.Name, Topic: c.topic(), Private: list == "groups.json",
-			Members: c.Members, Created: chat.Timestamp(c.Created * 1_000_000),
+			Members: members, Created: chat.Timestamp(c.Created * 1_000_000),
 		}
 		if err := r.readMessages(&ch); err != nil {
 			return err
@@ -252,14 +253,18 @@ func (r *reader) checkChannel(list string, line int, c channelJSON) error {
 	return nil
 }
 
-// days are the files of a channel, oldest first.
-func (r *reader) days(channel string) []string {
-	var out []string
-	for name := range maps.Keys(r.files) {
-		if dir, base := path.Split(name); dir == channel+"/" && strings.HasSuffix(base, ".json") {
-			out = append(out, name)
+// members are the channel's, each once.
+func (r *reader) members(list string, line int, c channelJSON) ([]string, error) {
+	for _, m := range c.Members {
+		if err := r.known(list, line, m, ""); err != nil {
+			return nil, err
 		}
 	}
+	out := slices.Clone(c.Members)
 	slices.Sort(out)
-	return out
+	if out = slices.Compact(out); len(out) == len(c.Members) {
+		return c.Members, nil
+	}
+	r.export.Changed["members named twice in one channel, who are members once"] += len(c.Members) - len(out)
+	return out, nil
 }
