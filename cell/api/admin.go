@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -60,11 +58,8 @@ func (a *API) putUsers(ctx context.Context, in *putUsersIn) (*body[chat.PutUsers
 	}
 	rows := make([]directory.User, len(in.Body.Users))
 	for i, u := range in.Body.Users {
-		if n := utf8.RuneCountInString(u.Name); n < 1 || n > chat.NameRunesMax || strings.TrimSpace(u.Name) != u.Name {
-			return nil, problem.Field("users", "name %d must have 1 to %d characters and no spaces around", i, chat.NameRunesMax)
-		}
-		if utf8.RuneCountInString(u.DisplayName) > chat.NameRunesMax {
-			return nil, problem.Field("users", "display_name %d must have at most %d characters", i, chat.NameRunesMax)
+		if err := u.Check(); err != nil {
+			return nil, problem.Field("users", "user %d: %s", i, problem.Show(err))
 		}
 		rows[i] = directory.User{ID: topology.UserID(ids.New(ids.User)), Name: u.Name, DisplayName: u.DisplayName, Admin: u.Admin}
 	}

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -13,9 +12,6 @@ import (
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
 )
-
-// topicRunesMax bounds a channel's topic, as Slack does.
-const topicRunesMax = 250
 
 type pageIn struct {
 	After string `query:"after" doc:"next of the page before"`
@@ -93,31 +89,15 @@ func (a *API) createChannel(ctx context.Context, in *createChannelIn) (*body[cha
 // newChannel is the row of a channel to be created; its number is the
 // directory's to give.
 func newChannel(name, topic string, private bool, by topology.UserID, ts int64) (directory.Channel, error) {
-	if err := checkChannelName(name); err != nil {
+	if err := chat.CheckChannelName(name); err != nil {
 		return directory.Channel{}, err
 	}
-	if utf8.RuneCountInString(topic) > topicRunesMax {
-		return directory.Channel{}, problem.Field("topic", "must have at most %d characters", topicRunesMax)
+	if err := chat.CheckTopic(topic); err != nil {
+		return directory.Channel{}, err
 	}
 	return directory.Channel{
 		ID: topology.ChannelID(ids.New(ids.Channel)), Name: name, Topic: topic, Private: private, CreatedBy: by, CreatedTS: ts,
 	}, nil
-}
-
-// checkChannelName allows what Slack allows, and the leading # of IRC's channels.
-func checkChannelName(name string) error {
-	if n := utf8.RuneCountInString(name); n < 1 || n > chat.NameRunesMax {
-		return problem.Field("name", "must have 1 to %d characters", chat.NameRunesMax)
-	}
-	for _, r := range name {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_', r == '.', r == '+', r == '#':
-		case r > 127 && r != utf8.RuneError: // letters of other scripts
-		default:
-			return problem.Field("name", "may hold lower-case letters, digits and - _ . + #, not %q", r)
-		}
-	}
-	return nil
 }
 
 // readable is the channel's row if the caller may know of it and read it.

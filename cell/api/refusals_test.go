@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"parley/cell/api"
+	"parley/cell/change"
 	"parley/cell/directory"
 	"parley/internal/problem"
 	"parley/internal/topology"
@@ -104,6 +105,58 @@ func TestQueries_Refuse(t *testing.T) {
 	c.as("Uann", "GET", base+"/messages/"+string(theirs.MessageID), nil).fails(404, problem.NotFound, "")
 	c.as("Uann", "GET", base+"/messages/%00%ff", nil).fails(404, problem.NotFound, "")
 	c.as("Uann", "GET", "/api/v1/channels/%00%ff", nil).fails(404, problem.NotFound, "")
+}
+
+// TestCursors_FromTheFuture: a cursor of what is not there yet is refused with what
+// is wrong about it, not taken for the end; one that names what came since works.
+func TestCursors_FromTheFuture(t *testing.T) {
+	c := newCell(t)
+	ch := c.channel("general", false)
+	base := "/api/v1/channels/" + string(ch.ID)
+	m := c.post(ch.ID, "first")
+	at, err := change.ParseID(m.MessageID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := func(seq topology.Seq, rev topology.Rev) string {
+		return string(change.NewID(at.MS, at.Number, seq, rev))
+	}
+	for _, field := range []string{"before", "after"} {
+		for _, seq := range []topology.Seq{2, 1 << 30} {
+			d := c.as("Uann", "GET", base+"/messages?"+field+"="+later(seq, 0), nil).fails(400, problem.Invalid, field)
+			if !strings.Contains(d.Detail, "does not have yet") {
+				t.Errorf("%s seq %d: %s", field, seq, d.Detail)
+			}
+		}
+	}
+	c.as("Uann", "GET", base+"/messages/"+string(m.MessageID)+"/replies?after="+later(1, 1000), nil).fails(400, problem.Invalid, "after")
+	next := c.post(ch.ID, "second")
+	for field, want := range map[string]string{"before": "first", "after": ""} {
+		var p chat.MessagePage
+		c.as("Uann", "GET", base+"/messages?"+field+"="+string(next.MessageID), nil).into(200, &p)
+		if got := len(p.Messages); (want == "") != (got == 0) || p.HasMore || (got > 0 && p.Messages[0].Text != want) {
+			t.Errorf("%s the newest: %+v", field, p)
+		}
+	}
+}
+
+// TestLimits_FarTooHigh: a limit is never cut in silence, and never followed.
+func TestLimits_FarTooHigh(t *testing.T) {
+	c := newCell(t)
+	ch := c.channel("general", false)
+	m := c.post(ch.ID, "x")
+	base := "/api/v1/channels/" + string(ch.ID)
+	for _, path := range []string{
+		base + "/messages", base + "/members", base + "/messages/" + string(m.MessageID) + "/replies", "/api/v1/channels", "/api/v1/users", "/api/v1/search?q=x",
+	} {
+		sep := "?"
+		if strings.Contains(path, "?") {
+			sep = "&"
+		}
+		for _, limit := range []string{"1000000", "9223372036854775808"} {
+			c.as("Uann", "GET", path+sep+"limit="+limit, nil).fails(400, problem.Invalid, "limit")
+		}
+	}
 }
 
 func TestPaths_UnknownOnesAreProblems(t *testing.T) {

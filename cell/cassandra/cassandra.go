@@ -90,7 +90,7 @@ func connect(ctx context.Context, cfg Config, o options, cell topology.CellID, l
 	if err := m.register(); err != nil {
 		return nil, err
 	}
-	s, err := dial(ctx, cl)
+	s, err := cfg.dial(ctx, cl)
 	if err != nil {
 		m.unregister()
 		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: no session with keyspace %s at %v", cfg.Keyspace, cfg.Hosts)

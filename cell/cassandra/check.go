@@ -120,7 +120,7 @@ func (f *findings) host(ctx context.Context, cfg Config, o options, log *slog.Lo
 		f.add(err)
 		return nil
 	}
-	s, err := reach(ctx, cl, host)
+	s, err := cfg.reach(ctx, cl, host)
 	if err != nil {
 		if problem.Is(err, problem.Unavailable) {
 			f.missing(err)
@@ -139,13 +139,13 @@ func (f *findings) host(ctx context.Context, cfg Config, o options, log *slog.Lo
 }
 
 // reach opens a session with one node, or says why there is none.
-func reach(ctx context.Context, cl *gocql.ClusterConfig, host string) (*gocql.Session, error) {
-	c, err := cl.Dialer.DialContext(ctx, "tcp", host)
+func (c Config) reach(ctx context.Context, cl *gocql.ClusterConfig, host string) (*gocql.Session, error) {
+	asked, err := cl.Dialer.DialContext(ctx, "tcp", host)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: nothing answers at %s: is the node up, and its native_transport_port open?", host)
 	}
-	_ = c.Close() // it has said what it was asked
-	s, err := dial(ctx, cl)
+	_ = asked.Close() // it has said what it was asked
+	s, err := c.dial(ctx, cl)
 	if err == nil {
 		return s, nil
 	}

@@ -26,7 +26,7 @@ func Dial(ctx context.Context, cfg Config) (*gocql.Session, error) {
 		return nil, err
 	}
 	cl.Timeout = schemaWait
-	return dial(ctx, cl)
+	return cfg.dial(ctx, cl)
 }
 
 // Judge is what Check would say of a node's settings.

@@ -121,7 +121,7 @@ func admin(ctx context.Context, cfg Config, o options, log *slog.Logger, keyspac
 		return nil, err
 	}
 	cl.Keyspace, cl.Timeout, cl.NumConns = keyspace, schemaWait, 1
-	s, err := dial(ctx, cl)
+	s, err := cfg.dial(ctx, cl)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "Cassandra: no session at %v to make the tables with", cfg.Hosts)
 	}

@@ -47,7 +47,7 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 		cl.Events.DisableNodeStatusEvents, cl.Events.DisableTopologyEvents, cl.Events.DisableSchemaEvents = true, true, true
 		cl.ReconnectInterval = 0
 	} else {
-		cl.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(c.Datacenter), gocql.ShuffleReplicas())
+		cl.PoolConfig.HostSelectionPolicy = c.policy() // and anew for each try, see dial
 		cl.NumConns = c.Connections
 		cl.ReconnectInterval = reconnectEvery
 	}
@@ -81,6 +81,11 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 	return cl, nil
 }
 
+// policy is one session's: the client does not let two share one.
+func (c Config) policy() gocql.HostSelectionPolicy {
+	return gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(c.Datacenter), gocql.ShuffleReplicas())
+}
+
 // A node that hangs up may have died as it was asked: it, or another, is asked again.
 const (
 	dialTries = 3
@@ -88,8 +93,11 @@ const (
 )
 
 // dial makes a session, or gives up when ctx ends.
-func dial(ctx context.Context, cl *gocql.ClusterConfig) (*gocql.Session, error) {
+func (c Config) dial(ctx context.Context, cl *gocql.ClusterConfig) (*gocql.Session, error) {
 	for try := 1; ; try++ {
+		if cl.PoolConfig.HostSelectionPolicy != nil {
+			cl.PoolConfig.HostSelectionPolicy = c.policy()
+		}
 		s, err := dialOnce(ctx, cl)
 		if err == nil || try == dialTries || !hungUp(err) {
 			return s, err

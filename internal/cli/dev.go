@@ -27,7 +27,7 @@ func devCommand() *cobra.Command {
 	f.IntVar(&c.Gateways, "gateways", c.Gateways, "gateways per cell")
 	f.IntVar(&c.Servers, "servers", c.Servers, "channel servers per cell")
 	f.StringVar(&c.Data, "data", c.Data, "directory for all data")
-	f.IntVar(&c.PortBase, "port-base", c.PortBase, "first port: edges, then control plane, then the rest; 0 takes free ones and keeps them")
+	f.IntVar(&c.PortBase, "port-base", c.PortBase, "first port: edges, then control plane, then the rest; 0 takes free ones; they are kept until another number is given")
 	f.BoolVar(&c.TLS, "tls", c.TLS, "clients speak TLS, too (with the development CA in DATA/ca/ca.pem)")
 	f.BoolVar(&c.Admin, "admin", c.Admin, "each role serves health, metrics and profiles on a port of its own (in dev.json)")
 	ephemeral := f.Bool("ephemeral", false, "use a new directory and remove it in the end")
@@ -37,6 +37,7 @@ func devCommand() *cobra.Command {
 		for _, r := range *regions {
 			c.Regions = append(c.Regions, topology.RegionID(r))
 		}
+		c.PortBaseGiven = f.Changed("port-base")
 		if *ephemeral {
 			dir, err := os.MkdirTemp("", "parley-dev-")
 			if err != nil {

@@ -37,8 +37,14 @@ func transfer(use, short, done string, do func(*importer.Importer, context.Conte
 		if err != nil {
 			return err
 		}
+		if err := importer.Fits(export, *prefix); err != nil {
+			return err
+		}
 		for _, what := range slices.Sorted(maps.Keys(export.Skipped)) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "not conversations, and left out: %d × %s\n", export.Skipped[what], what)
+		}
+		for _, what := range slices.Sorted(maps.Keys(export.Changed)) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "taken otherwise than they stand in the file: %d × %s\n", export.Changed[what], what)
 		}
 		if *dry {
 			fmt.Fprintf(cmd.ErrOrStderr(), "the file is good: %d users, %d channels\n", len(export.Users), len(export.Channels))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -47,15 +46,8 @@ func Run(ctx context.Context, c Config, log *slog.Logger, ready func(Info)) (err
 	}
 	defer unlock()
 	w := &cluster{Config: c, log: log, ready: ready}
-	if w.plan, err = newPlan(ctx, c); err != nil {
+	if w.plan, err = newPlan(ctx, c, log); err != nil {
 		return err
-	}
-	for _, r := range w.plan.regions {
-		for _, e := range r.edges {
-			if err := free(ctx, e.addr); err != nil {
-				return err
-			}
-		}
 	}
 	if w.operator, err = operatorToken(w.operatorFile()); err != nil {
 		return err
@@ -230,13 +222,4 @@ func (w *cluster) seeds() []roles.ColdCell {
 		}
 	}
 	return out
-}
-
-// free checks that nobody else listens where the cluster's people will connect.
-func free(ctx context.Context, addr string) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return problem.Wrap(err, problem.Conflict, "%s is in use: is another `parley dev` running? Give --port-base another number", addr)
-	}
-	return l.Close()
 }

@@ -6,15 +6,12 @@ package devcluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"parley/internal/problem"
@@ -31,9 +28,10 @@ type Config struct {
 	Data     string              // directory
 	// PortBase is the first of the ports taken; 0 takes any that are free. They
 	// are remembered in Data, so that a second start has the same.
-	PortBase int
-	TLS      bool // clients speak TLS, too
-	Admin    bool // each role serves its health, metrics and profiles on a port of its own
+	PortBase      int
+	PortBaseGiven bool // somebody asked for it: it wins over those remembered
+	TLS           bool // clients speak TLS, too
+	Admin         bool // each role serves its health, metrics and profiles on a port of its own
 }
 
 // Default is two regions with two cells and an edge each.
@@ -109,8 +107,8 @@ type edgePlan struct {
 }
 
 // newPlan names the parts and gives them their ports, those people use first.
-func newPlan(ctx context.Context, c Config) (plan, error) {
-	ports, err := openPorts(ctx, c)
+func newPlan(ctx context.Context, c Config, log *slog.Logger) (plan, error) {
+	ports, err := openPorts(ctx, c, log)
 	if err != nil {
 		return plan{}, err
 	}
@@ -128,11 +126,11 @@ func newPlan(ctx context.Context, c Config) (plan, error) {
 		p.control = append(p.control, controlPlan{id: id, api: ports.tcp(id + "/api")})
 	}
 	for n := range p.control {
-		p.control[n].raft = ports.tcp(p.control[n].id + "/raft")
+		p.control[n].raft = ports.tcp(p.control[n].id + raftPart)
 	}
 	for i := range p.regions {
 		r := &p.regions[i]
-		r.etcdClient, r.etcdPeer = ports.tcp(string(r.id)+"/etcd"), ports.tcp(string(r.id)+"/etcd-peer")
+		r.etcdClient, r.etcdPeer = ports.tcp(string(r.id)+etcdPart), ports.tcp(string(r.id)+"/etcd-peer")
 		for n := range c.Cells {
 			r.cells = append(r.cells, planCell(c, fmt.Sprintf("%s-%d", r.id, n+1), ports))
 		}
@@ -172,95 +170,6 @@ func planCell(c Config, id string, ports *ports) cellPlan {
 		cell.servers = append(cell.servers, topology.ServerID(fmt.Sprintf("%s-cs-%d", id, n+1)))
 	}
 	return cell
-}
-
-// ports gives every part of the cluster an address that it keeps.
-type ports struct {
-	ctx   context.Context //nolint:containedctx // of the one plan that is made with it
-	file  string
-	next  int // 0 = any free one
-	taken map[string]int
-	err   error
-}
-
-const portsFile = "ports.json"
-
-func openPorts(ctx context.Context, c Config) (*ports, error) {
-	p := &ports{ctx: ctx, file: filepath.Join(c.Data, portsFile), next: c.PortBase, taken: map[string]int{}}
-	b, err := os.ReadFile(p.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return p, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &p.taken)
-	}
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Invalid, "%s can't be read; is --data a directory of another program?", p.file)
-	}
-	return p, nil
-}
-
-func (p *ports) tcp(name string) string { return p.addr(name, freeTCP) }
-func (p *ports) udp(name string) string { return p.addr(name, freeUDP) }
-
-const loopback = "127.0.0.1"
-
-func (p *ports) addr(name string, free func(context.Context) (int, error)) string {
-	port, ok := p.taken[name]
-	for !ok {
-		if p.next > 0 {
-			port, p.next = p.next, p.next+1
-		} else if port, p.err = free(p.ctx); p.err != nil {
-			return ""
-		}
-		ok = !p.has(port)
-	}
-	p.taken[name] = port
-	return net.JoinHostPort(loopback, strconv.Itoa(port))
-}
-
-func (p *ports) has(port int) bool {
-	for _, t := range p.taken {
-		if t == port {
-			return true
-		}
-	}
-	return false
-}
-
-func (p *ports) save() error {
-	if p.err != nil {
-		return problem.Wrap(p.err, problem.Unavailable, "no free port was found")
-	}
-	b, err := json.MarshalIndent(p.taken, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFile(p.file, b, 0o644)
-}
-
-func freeTCP(ctx context.Context) (int, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(loopback, "0"))
-	if err != nil {
-		return 0, err
-	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil || !ok {
-		return 0, errors.Join(err, errors.New("no TCP address"))
-	}
-	return addr.Port, nil
-}
-
-func freeUDP(ctx context.Context) (int, error) {
-	c, err := new(net.ListenConfig).ListenPacket(ctx, "udp", net.JoinHostPort(loopback, "0"))
-	if err != nil {
-		return 0, err
-	}
-	addr, ok := c.LocalAddr().(*net.UDPAddr)
-	if err := c.Close(); err != nil || !ok {
-		return 0, errors.Join(err, errors.New("no UDP address"))
-	}
-	return addr.Port, nil
 }
 
 // writeFile replaces a file whole: a reader sees the old one or the new one.

@@ -71,6 +71,12 @@ func (im *Importer) Progress() *Progress { return im.progress }
 // Run imports what is not in yet and returns a result per channel, in the order
 // of the file.
 func (im *Importer) Run(ctx context.Context) ([]Result, error) {
+	if err := Fits(im.export, im.prefix); err != nil {
+		return nil, err
+	}
+	if _, err := im.forEach(ctx, im.mayMake); err != nil {
+		return nil, err
+	}
 	if err := im.putUsers(ctx); err != nil {
 		return nil, err
 	}
@@ -119,10 +125,10 @@ func (im *Importer) channel(ctx context.Context, ch *slack.Channel) (Result, err
 	created := ch.Created
 	made, err := im.client.AdminCreateChannel(ctx, chat.AdminChannelRequest{
 		Name: r.Channel, Topic: ch.Topic, Private: ch.Private, CreatedTS: &created,
-		ImportDigest: im.export.Digest + ":" + ch.ID,
+		ImportDigest: digest(im.export, ch),
 	})
 	if problem.Is(err, problem.Conflict) {
-		return r, problem.Wrap(err, problem.Conflict, "channel %s exists and is not from this file; use --prefix to give the imported ones other names", r.Channel)
+		return r, taken(r.Channel)
 	}
 	if err != nil {
 		return r, err

@@ -17,10 +17,11 @@ type userJSON struct {
 	} `json:"profile"`
 }
 
+// shown is how the user is shown, before it is cut to what Parley takes.
 func (u userJSON) shown() string {
 	for _, s := range []string{u.Profile.DisplayName, u.Profile.RealName} {
 		if s = strings.TrimSpace(s); s != "" {
-			return clip(s)
+			return s
 		}
 	}
 	return u.Name
@@ -112,26 +113,6 @@ func each[T any](r *reader, file string, do func(line int, v T) error) error {
 		return fault(file, lines.at(d.InputOffset()), "something follows the array")
 	}
 	return nil
-}
-
-func (r *reader) load(file string) ([]byte, error) {
-	f := r.files[file]
-	if f.UncompressedSize64 > fileBytesMax {
-		return nil, fault(file, 0, "has %d bytes, at most %d are taken", f.UncompressedSize64, fileBytesMax)
-	}
-	src, err := f.Open()
-	if err != nil {
-		return nil, fault(file, 0, "can't be unpacked: %v", err)
-	}
-	defer func() { _ = src.Close() }() // it was only read
-	data, err := io.ReadAll(io.LimitReader(src, fileBytesMax+1))
-	if err != nil {
-		return nil, fault(file, 0, "can't be unpacked: %v", err)
-	}
-	if len(data) > fileBytesMax {
-		return nil, fault(file, 0, "unpacks to more than it says")
-	}
-	return data, nil
 }
 
 // syntaxOffset is where the first value of data breaks off; 0 if it doesn't. A

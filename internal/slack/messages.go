@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,25 +50,37 @@ func (r *reader) readMessages(ch *Channel) error {
 			return err
 		}
 	}
-	slices.SortStableFunc(es, func(a, b entry) int { return int(a.TS - b.TS) })
+	slices.SortStableFunc(es, func(a, b entry) int { return cmp.Compare(a.TS, b.TS) })
 	ch.Messages = make([]Message, len(es))
-	roots := make(map[chat.Timestamp]int, len(es))
 	for i, e := range es {
 		if i > 0 && e.TS == es[i-1].TS {
 			return fault(e.file, e.line, "ts: %s is that of %s:%d, too", slackTS(e.TS), es[i-1].file, es[i-1].line)
 		}
-		e.Root = -1
-		if e.thread == 0 || e.thread == e.TS {
-			roots[e.TS] = i
-		} else if root, ok := roots[e.thread]; ok {
-			e.Root = root
-		} else { // the message replied to was deleted
-			r.export.Skipped["links to messages that are not in the export"]++
-			roots[e.TS] = i
-		}
+		e.Root = r.root(e, ch.Messages[:i], es)
 		ch.Messages[i] = e.Message
 	}
 	return nil
+}
+
+// root finds the top-level message that a reply stands under, among those before
+// it; -1 makes the reply a top-level message.
+func (r *reader) root(e entry, before []Message, all []entry) int {
+	if e.thread == 0 || e.thread == e.TS {
+		return -1
+	}
+	at, found := slices.BinarySearchFunc(all, e.thread, func(o entry, ts chat.Timestamp) int { return cmp.Compare(o.TS, ts) })
+	switch {
+	case !found:
+		r.export.Changed["replies to messages that are not in the export, made top-level messages"]++
+		return -1
+	case at >= len(before):
+		r.export.Changed["replies to messages that are later than they are, made top-level messages"]++
+		return -1
+	case before[at].Root >= 0:
+		r.export.Changed["replies to a reply, put into the thread of that reply"]++
+		return before[at].Root
+	}
+	return at
 }
 
 // message checks one message; ok is false for what is no conversation.
@@ -110,30 +123,35 @@ func (r *reader) message(file string, line int, m messageJSON) (e entry, ok bool
 
 // author is the message's user; bots, which are in no list, are added.
 func (r *reader) author(file string, line int, m messageJSON) (string, error) {
-	if m.User != "" {
-		if _, ok := r.users[m.User]; !ok {
-			return "", fault(file, line, "user: %q is not in users.json", m.User)
-		}
-		return m.User, nil
-	}
-	if m.BotID == "" {
+	switch {
+	case m.User != "":
+		return m.User, r.known(file, line, m.User, m.Username)
+	case m.BotID == "":
 		return "", fault(file, line, "user: is missing, and there is no bot_id either")
 	}
-	if _, ok := r.users[m.BotID]; !ok {
-		shown := strings.TrimSpace(m.Username)
-		if shown == "" {
-			shown = m.BotID
-		}
-		r.addUser(User{ID: m.BotID, Name: "bot-" + m.BotID, DisplayName: clip(shown)})
+	if _, ok := r.users[m.BotID]; ok {
+		return m.BotID, nil
 	}
-	return m.BotID, nil
+	shown := cmp.Or(strings.TrimSpace(m.Username), m.BotID)
+	return m.BotID, r.addUser(file, line, User{ID: m.BotID, Name: "bot-" + m.BotID, DisplayName: r.clip(shown)})
+}
+
+// known makes a user of those who are not in users.json: Slack's own (USLACKBOT),
+// people of other workspaces, who is gone.
+func (r *reader) known(file string, line int, id, shown string) error {
+	if _, ok := r.users[id]; ok {
+		return nil
+	}
+	r.export.Changed["people who are not in users.json, named by their ids"]++
+	return r.addUser(file, line, User{ID: id, Name: id, DisplayName: r.clip(cmp.Or(strings.TrimSpace(shown), id))})
 }
 
 // clip cuts a display name to the length that Parley takes.
-func clip(s string) string {
+func (r *reader) clip(s string) string {
 	if utf8.RuneCountInString(s) <= chat.NameRunesMax {
 		return s
 	}
+	r.export.Changed["display names cut to "+strconv.Itoa(chat.NameRunesMax)+" characters"]++
 	return strings.TrimSpace(string([]rune(s)[:chat.NameRunesMax]))
 }
 

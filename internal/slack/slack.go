@@ -13,11 +13,9 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"parley/internal/problem"
 	"parley/internal/wire/chat"
@@ -35,7 +33,12 @@ type Channel struct {
 	Created         chat.Timestamp // before its first message
 	Members         []string       // ids of users
 	Messages        []Message
+	File            string // with Line: where the export describes it
+	Line            int
 }
+
+// Fault is an error of what the export says about the channel.
+func (c *Channel) Fault(err error) error { return faulty(c.File, c.Line, err) }
 
 // Message is a message or a reply.
 type Message struct {
@@ -52,6 +55,8 @@ type Export struct {
 	Channels []Channel
 	// Skipped counts what an export holds beside conversations, by what it is.
 	Skipped map[string]int
+	// Changed counts what is read otherwise than it stands, by how.
+	Changed map[string]int
 }
 
 // Limits of an export. An export beyond them is imported in parts, which Slack
@@ -59,6 +64,7 @@ type Export struct {
 const (
 	filesMax     = 1_000_000
 	fileBytesMax = 256 << 20
+	unpackedMax  = 16 << 30
 	messagesMax  = 50_000_000
 )
 
@@ -82,6 +88,11 @@ func fault(file string, line int, format string, args ...any) error {
 	return problem.Wrap(f, problem.Invalid, "%s", f.Error())
 }
 
+// faulty is an error of a rule of the API, about something in a file.
+func faulty(file string, line int, err error) error {
+	return fault(file, line, "%s", problem.Show(err))
+}
+
 // Open reads and checks an export. now bounds the times of messages.
 func Open(file string, now time.Time) (*Export, error) {
 	digest, err := digestOf(file)
@@ -93,14 +104,15 @@ func Open(file string, now time.Time) (*Export, error) {
 		return nil, problem.Wrap(err, problem.Invalid, "%s is not a ZIP file: %v", file, err)
 	}
 	defer func() { _ = z.Close() }() // it was only read
-	if len(z.File) > filesMax {
-		return nil, problem.New(problem.TooLarge, "%s holds %d files, at most %d are taken", file, len(z.File), filesMax)
+	a, err := newArchive(file, &z.Reader)
+	if err != nil {
+		return nil, err
 	}
-	r := &reader{files: make(map[string]*zip.File, len(z.File)), now: now, users: map[string]int{}, export: &Export{Digest: digest, Skipped: map[string]int{}}}
-	for _, f := range z.File {
-		r.files[strings.TrimPrefix(path.Clean("/"+f.Name), "/")] = f
+	r := &reader{
+		archive: a, now: now, users: map[string]int{}, userNames: map[string]string{}, channelNames: map[string]string{},
+		export: &Export{Digest: digest, Skipped: map[string]int{}, Changed: map[string]int{}},
 	}
-	if err := r.read(); err != nil {
+	if err := r.all(); err != nil {
 		return nil, err
 	}
 	return r.export, nil
@@ -120,43 +132,45 @@ func digestOf(file string) (string, error) {
 }
 
 type reader struct {
-	files  map[string]*zip.File
-	now    time.Time
-	users  map[string]int // index in export.Users
-	total  int
-	export *Export
+	archive
+	now          time.Time
+	users        map[string]int    // index in export.Users
+	userNames    map[string]string // to ids
+	channelNames map[string]string // to ids
+	total        int
+	export       *Export
 }
 
-func (r *reader) read() error {
+func (r *reader) all() error {
 	if err := r.readUsers(); err != nil {
 		return err
 	}
-	names := map[string]string{}
 	for _, list := range []string{"channels.json", "groups.json"} {
-		if _, ok := r.files[list]; !ok {
+		if !r.has(list) {
 			if list == "channels.json" {
 				return fault(list, 0, "is missing: is this a Slack export?")
 			}
 			continue
 		}
-		if err := r.readChannels(list, names); err != nil {
+		if err := r.readChannels(list); err != nil {
 			return err
 		}
 	}
 	for _, list := range []string{"dms.json", "mpims.json"} {
-		if _, ok := r.files[list]; ok {
+		if r.has(list) {
 			r.export.Skipped["files of direct messages ("+list+")"]++
+			r.read[list] = true
 		}
 	}
+	maps.Copy(r.export.Skipped, r.unread())
 	return nil
 }
 
 func (r *reader) readUsers() error {
 	const file = "users.json"
-	if _, ok := r.files[file]; !ok {
+	if !r.has(file) {
 		return fault(file, 0, "is missing: is this a Slack export?")
 	}
-	names := map[string]string{}
 	return each(r, file, func(line int, u userJSON) error {
 		switch {
 		case u.ID == "":
@@ -167,50 +181,37 @@ func (r *reader) readUsers() error {
 		if _, ok := r.users[u.ID]; ok {
 			return fault(file, line, "id: user %s is there twice", u.ID)
 		}
-		if first, ok := names[u.Name]; ok {
-			return fault(file, line, "name: %q is that of user %s, too", u.Name, first)
-		}
-		if err := nameFits(file, line, u.Name); err != nil {
-			return err
-		}
-		names[u.Name] = u.ID
-		r.addUser(User{ID: u.ID, Name: u.Name, DisplayName: u.shown()})
-		return nil
+		return r.addUser(file, line, User{ID: u.ID, Name: u.Name, DisplayName: r.clip(u.shown())})
 	})
 }
 
-func nameFits(file string, line int, name string) error {
-	if n := utf8.RuneCountInString(name); n > chat.NameRunesMax || strings.TrimSpace(name) != name {
-		return fault(file, line, "name: %q must have at most %d characters and no spaces around", name, chat.NameRunesMax)
+// addUser takes a user that Parley can have. Two of one name would be one person.
+func (r *reader) addUser(file string, line int, u User) error {
+	if first, ok := r.userNames[u.Name]; ok {
+		return fault(file, line, "name: %q is that of user %s, too", u.Name, first)
 	}
+	if err := (chat.NewUser{Name: u.Name, DisplayName: u.DisplayName}).Check(); err != nil {
+		return fault(file, line, "user %q: %s", u.ID, problem.Show(err))
+	}
+	r.userNames[u.Name] = u.ID
+	r.users[u.ID] = len(r.export.Users)
+	r.export.Users = append(r.export.Users, u)
 	return nil
 }
 
-func (r *reader) addUser(u User) {
-	r.users[u.ID] = len(r.export.Users)
-	r.export.Users = append(r.export.Users, u)
-}
-
-func (r *reader) readChannels(list string, names map[string]string) error {
+func (r *reader) readChannels(list string) error {
 	return each(r, list, func(line int, c channelJSON) error {
-		switch {
-		case c.ID == "" || c.Name == "":
-			return fault(list, line, "id, name: a channel must have both")
-		case c.Created < 0:
-			return fault(list, line, "created: %d is before 1970", c.Created)
+		if err := r.checkChannel(list, line, c); err != nil {
+			return err
 		}
-		if first, ok := names[c.Name]; ok {
-			return fault(list, line, "name: %q is that of channel %s, too", c.Name, first)
-		}
-		names[c.Name] = c.ID
-		for _, m := range c.Members {
-			if _, ok := r.users[m]; !ok {
-				return fault(list, line, "members: user %q of channel %s is not in users.json", m, c.Name)
-			}
+		r.channelNames[c.Name] = c.ID
+		members, err := r.members(list, line, c)
+		if err != nil {
+			return err
 		}
 		ch := Channel{
-			ID: c.ID, Name: c.Name, Topic: c.topic(), Private: list == "groups.json",
-			Members: c.Members, Created: chat.Timestamp(c.Created * 1_000_000),
+			File: list, Line: line, ID: c.ID, Name: c.Name, Topic: c.topic(), Private: list == "groups.json",
+			Members: members, Created: chat.Timestamp(c.Created * 1_000_000),
 		}
 		if err := r.readMessages(&ch); err != nil {
 			return err
@@ -223,14 +224,47 @@ func (r *reader) readChannels(list string, names map[string]string) error {
 	})
 }
 
-// days are the files of a channel, oldest first.
-func (r *reader) days(channel string) []string {
-	var out []string
-	for name := range maps.Keys(r.files) {
-		if dir, base := path.Split(name); dir == channel+"/" && strings.HasSuffix(base, ".json") {
-			out = append(out, name)
+// Times at which a channel can have been created: Slack is younger than the first,
+// archives of other chats that come in its form may be as old.
+var createdMin = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // a constant
+
+const createdAhead = 24 * time.Hour
+
+// checkChannel checks a channel against the rules of the API that it is sent to.
+func (r *reader) checkChannel(list string, line int, c channelJSON) error {
+	if c.ID == "" || c.Name == "" {
+		return fault(list, line, "id, name: a channel must have both")
+	}
+	if strings.Contains(c.ID, "\x00") {
+		return fault(list, line, "id: must not have NUL (\\u0000)")
+	}
+	if first, ok := r.channelNames[c.Name]; ok {
+		return fault(list, line, "name: %q is that of channel %s, too", c.Name, first)
+	}
+	if err := chat.CheckChannelName(c.Name); err != nil {
+		return faulty(list, line, err)
+	}
+	if err := chat.CheckTopic(c.topic()); err != nil {
+		return faulty(list, line, err)
+	}
+	if latest := r.now.Add(createdAhead); c.Created < createdMin.Unix() || c.Created > latest.Unix() {
+		return fault(list, line, "created: %d must be in seconds since 1970, from %s to %s", c.Created, createdMin.Format(time.DateOnly), latest.UTC().Format(time.DateOnly))
+	}
+	return nil
+}
+
+// members are the channel's, each once.
+func (r *reader) members(list string, line int, c channelJSON) ([]string, error) {
+	for _, m := range c.Members {
+		if err := r.known(list, line, m, ""); err != nil {
+			return nil, err
 		}
 	}
+	out := slices.Clone(c.Members)
 	slices.Sort(out)
-	return out
+	if out = slices.Compact(out); len(out) == len(c.Members) {
+		return c.Members, nil
+	}
+	r.export.Changed["members named twice in one channel, who are members once"] += len(c.Members) - len(out)
+	return out, nil
 }

@@ -58,6 +58,12 @@ func good() map[string]string {
 	}
 }
 
+// channel is a channels.json whose second line says what is given, the rest is good.
+func channel(says string) string {
+	return "[{\"id\":\"C0\",\"name\":\"other\",\"created\":1600000000},\n" +
+		`{"id":"C1","name":"general","created":1600000000,` + says + `}]`
+}
+
 func TestOpen(t *testing.T) {
 	e, err := slack.Open(write(t, good()), now)
 	if err != nil {
@@ -67,7 +73,7 @@ func TestOpen(t *testing.T) {
 	want := &slack.Export{
 		Users: []slack.User{{ID: "U1", Name: "ann", DisplayName: "Ann"}, {ID: "U2", Name: "bob", DisplayName: "bob"}, {ID: "B1", Name: "bot-B1", DisplayName: "Builder"}},
 		Channels: []slack.Channel{{
-			ID: "C1", Name: "general", Topic: "talk", Created: 1_600_000_000_000_000, Members: []string{"U1", "U2"},
+			File: "channels.json", Line: 1, ID: "C1", Name: "general", Topic: "talk", Created: 1_600_000_000_000_000, Members: []string{"U1", "U2"},
 			Messages: []slack.Message{
 				{User: "U1", TS: 1_600_000_001_000_100, Text: "first", Root: -1},
 				{User: "U2", TS: 1_600_000_002_000_000, Text: "second", Root: -1},
@@ -75,7 +81,8 @@ func TestOpen(t *testing.T) {
 				{User: "B1", TS: 1_600_080_001_000_000, Text: "built", Root: -1},
 			},
 		}},
-		Skipped: map[string]int{"notices (channel_join)": 1, "links to messages that are not in the export": 1},
+		Skipped: map[string]int{"notices (channel_join)": 1},
+		Changed: map[string]int{"replies to messages that are not in the export, made top-level messages": 1},
 	}
 	if d := cmp.Diff(want, e); d != "" {
 		t.Error(d)
@@ -85,20 +92,36 @@ func TestOpen(t *testing.T) {
 func TestOpen_ErrorsNameFileAndLine(t *testing.T) {
 	const day = "general/2020-09-15.json"
 	for name, c := range map[string]struct{ file, data, want string }{
-		"no users":          {"users.json", "", "users.json:1: must be a JSON array"},
-		"not an array":      {day, `{"a":1}`, day + ":1: must be a JSON array"},
-		"cut off":           {day, "[\n{\"user\":\"U1\",", day + ":2: the file ends in the middle"},
-		"broken JSON":       {day, "[\n{\"user\":\"U1\",\n}]", day + ":3: invalid character"},
-		"wrong type":        {day, "[\n{\"user\":\"U1\",\"text\":7,\"ts\":\"1600080000.000000\"}]", day + ":2: text: must be a string"},
-		"unknown user":      {day, "[\n\n{\"user\":\"U9\",\"text\":\"x\",\"ts\":\"1600080000.000000\"}]", day + `:3: user: "U9" is not in users.json`},
-		"no author":         {day, `[{"text":"x","ts":"1600080000.000000"}]`, day + ":1: user: is missing"},
-		"bad ts":            {day, `[{"user":"U1","text":"x","ts":"1600080000"}]`, day + ":1: ts: "},
-		"future":            {day, `[{"user":"U1","text":"x","ts":"1800080000.000000"}]`, day + ":1: ts: 1800080000.000000 is in the future"},
-		"time twice":        {day, `[{"user":"U1","text":"x","ts":"1600000002.000000"}]`, day + ":1: ts: 2020-09-13 12:26:42.000000 is that of general/2020-09-14.json:2, too"},
-		"too long":          {day, `[{"user":"U1","text":"` + strings.Repeat("é", 40_001) + `","ts":"1600080000.000000"}]`, day + ":1: text: has 40001 characters"},
-		"more than array":   {day, "[]\n[]", day + ":2: something follows the array"},
-		"user twice":        {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U1\",\"name\":\"bob\"}]", "users.json:2: id: user U1 is there twice"},
-		"stranger a member": {"channels.json", `[{"id":"C1","name":"general","members":["U7"]}]`, `channels.json:1: members: user "U7"`},
+		"no users":         {"users.json", "", "users.json:1: must be a JSON array"},
+		"not an array":     {day, `{"a":1}`, day + ":1: must be a JSON array"},
+		"cut off":          {day, "[\n{\"user\":\"U1\",", day + ":2: the file ends in the middle"},
+		"broken JSON":      {day, "[\n{\"user\":\"U1\",\n}]", day + ":3: invalid character"},
+		"wrong type":       {day, "[\n{\"user\":\"U1\",\"text\":7,\"ts\":\"1600080000.000000\"}]", day + ":2: text: must be a string"},
+		"invalid UTF-8":    {day, "[\n\n{\"user\":\"U1\",\"text\":\"a\xff\",\"ts\":\"1600080000.000000\"}]", day + ":3: the line is not valid UTF-8"},
+		"half a character": {day, "[\n{\"user\":\"U1\",\"text\":\"\\ud83d\",\"ts\":\"1600080000.000000\"}]", day + ":2: the line has half a surrogate pair"},
+		"invalid name":     {"users.json", "[{\"id\":\"U1\",\"name\":\"a\xc3\"}]", "users.json:1: the line is not valid UTF-8"},
+		"no author":        {day, `[{"text":"x","ts":"1600080000.000000"}]`, day + ":1: user: is missing"},
+		"bad ts":           {day, `[{"user":"U1","text":"x","ts":"1600080000"}]`, day + ":1: ts: "},
+		"future":           {day, `[{"user":"U1","text":"x","ts":"1800080000.000000"}]`, day + ":1: ts: 1800080000.000000 is in the future"},
+		"time twice":       {day, `[{"user":"U1","text":"x","ts":"1600000002.000000"}]`, day + ":1: ts: 2020-09-13 12:26:42.000000 is that of general/2020-09-14.json:2, too"},
+		"too long":         {day, `[{"user":"U1","text":"` + strings.Repeat("é", 40_001) + `","ts":"1600080000.000000"}]`, day + ":1: text: has 40001 characters"},
+		"more than array":  {day, "[]\n[]", day + ":2: something follows the array"},
+		"user twice":       {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U1\",\"name\":\"bob\"}]", "users.json:2: id: user U1 is there twice"},
+		"channel's name":   {"channels.json", channel(`"name":"Not Allowed"`), `channels.json:2: name: may hold lower-case letters`},
+		"long name":        {"channels.json", channel(`"name":"` + strings.Repeat("é", 81) + `"`), `channels.json:2: name: must have 1 to 80 characters, has 81`},
+		"long purpose":     {"channels.json", channel(`"purpose":{"value":"` + strings.Repeat("é", 251) + `"}`), `channels.json:2: topic: must have at most 250 characters, has 251`},
+		"NUL in a topic":   {"channels.json", channel(`"topic":{"value":"a\u0000"}`), `channels.json:2: topic: must not have NUL`},
+		"NUL in an id":     {"channels.json", channel(`"id":"C\u0000"`), `channels.json:2: id: must not have NUL`},
+		"not created":      {"channels.json", channel(`"created":0`), "channels.json:2: created: 0 must be in seconds since 1970, from 2000-01-01 to 2023-11-15"},
+		"created in 1999":  {"channels.json", channel(`"created":946684799`), "channels.json:2: created: 946684799 must be"},
+		"created too late": {"channels.json", channel(`"created":1700086401`), "channels.json:2: created: 1700086401 must be"},
+		"created for ever": {"channels.json", channel(`"created":9223372036854775807`), "channels.json:2: created: 9223372036854775807 must be"},
+		"spaces in a name": {"users.json", "[\n{\"id\":\"U1\",\"name\":\" ann\"}]", `users.json:2: user "U1": name: must have 1 to 80 characters and no spaces around`},
+		"user's long name": {"users.json", `[{"id":"U1","name":"` + strings.Repeat("é", 81) + `"}]`, `users.json:1: user "U1": name: must have 1 to 80`},
+		"NUL in a name":    {"users.json", `[{"id":"U1","name":"a\u0000"}]`, `users.json:1: user "U1": name: must not have NUL`},
+		"NUL as shown":     {"users.json", `[{"id":"U1","name":"a","profile":{"real_name":"a\u0000"}}]`, `users.json:1: user "U1": display_name: must not have NUL`},
+		"name twice":       {"users.json", "[{\"id\":\"U1\",\"name\":\"ann\"},\n{\"id\":\"U2\",\"name\":\"ann\"}]", `users.json:2: name: "ann" is that of user U1, too`},
+		"a bot's long id":  {day, `[{"bot_id":"` + strings.Repeat("B", 77) + `","text":"x","ts":"1600080000.000000"}]`, day + `:1: user "BBB`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := good()

@@ -184,8 +184,8 @@ func checkImport(t *testing.T, d *dev) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	d.must(t, nil, "import", "check", file, "--workspace", "globex")
-	if out, err := d.run(t, "import", "check", makeExport(t, 19_000), "--workspace", "globex"); err != nil {
-		t.Logf("as it should: %v %s", err, out)
+	if out, err := d.run(t, "import", "check", makeExport(t, 19_000), "--workspace", "globex"); err == nil || !strings.Contains(out+err.Error(), "channel history-") {
+		t.Errorf("a check against another file: %v\n%s", err, out)
 	}
 	bad := filepath.Join(t.TempDir(), "bad.zip")
 	if err := os.WriteFile(bad, []byte("PK"), 0o600); err != nil {

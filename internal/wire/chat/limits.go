@@ -17,6 +17,8 @@ const (
 	ClientMsgIDBytesMax = 128
 	// NameRunesMax bounds names of channels and users, topics excepted.
 	NameRunesMax = 80
+	// TopicRunesMax bounds a channel's topic, as Slack does.
+	TopicRunesMax = 250
 	// PageDefault and PageMax bound a page of history, members or channels.
 	PageDefault = 50
 	// PageMax is the largest page.
