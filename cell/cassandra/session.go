@@ -82,7 +82,7 @@ func (c Config) cluster(o options, log *slog.Logger, only string) (*gocql.Cluste
 }
 
 // policy is one session's: the client does not let two share one.
-func (c Config) policy() gocql.HostSelectionPolicy {
+func (c Config) policy() gocql.HostSelectionPolicy { //nolint:ireturn // the client gives and takes no other
 	return gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(c.Datacenter), gocql.ShuffleReplicas())
 }
 
