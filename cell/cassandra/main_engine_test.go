@@ -33,9 +33,10 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
 		_ = flag.Set("rapid.checks", "3")
 	}
-	// A closed session of the client's goes on waiting for nodes to agree on their
-	// schema, for up to ten seconds.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/gocql/gocql.(*Conn).awaitSchemaAgreement"))
+	// A closed session of the client's goes on waiting, for up to ten seconds, for nodes
+	// to agree on their schema, and for one that has come back.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/gocql/gocql.(*Conn).awaitSchemaAgreement"),
+		goleak.IgnoreAnyFunction("github.com/gocql/gocql.(*Session).handleNodeUp"))
 }
 
 // config is that of the cluster under test, with a keyspace that is not there.
