@@ -41,7 +41,7 @@ const (
 //
 //	S1 An answer from memory that is older than TTL is given only when the engine
 //	   could not be reached, never when it answered; or when all changes of its kind up
-//	   to a TTL ago are known, which goes for memberships and workspaces.
+//	   to a TTL ago are known, which goes for memberships, workspaces and people.
 //	S2 It is given for at most StaleMax from when the engine was last heard of, also
 //	   by those who keep it for a time.
 //	S3 Only what allows something is: a refusal is asked for again.
@@ -112,7 +112,8 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
 	c.workspaces.followed = func(Workspace) bool { return d.watch.heardWithin(cfg.TTL) }
-	c.members.followed = func(m member) bool { // where somebody joined is not told again when it is known
+	c.users.followed = func(User) bool { return d.watch.heardWithin(cfg.TTL) } // a person's row is written once
+	c.members.followed = func(m member) bool {                                 // where somebody joined is not told again when it is known
 		return m.JoinedSeq != pending && d.watch.heardWithin(cfg.TTL)
 	}
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }
@@ -304,25 +305,29 @@ func (c *Cache) UserChanges(ctx context.Context, p topology.Place, u topology.Us
 	return nil, err
 }
 
-// UsersByName finds people by name or by id; who is not found is left out. While the
-// engine is away that is also who was not asked for before: a post goes on without
-// a mention rather than not at all.
+// UsersByName finds people by name or by id; who is not found is left out. A name is
+// its user's for good, so only those are asked for that are not known. While the engine
+// is away they are left out: a post goes on without a mention rather than not at all.
 func (c *Cache) UsersByName(ctx context.Context, p topology.Place, names []string) (map[string]topology.UserID, error) {
-	found, err := c.Directory.UsersByName(ctx, p, names)
-	if err == nil {
-		for name, u := range found { // a name is its user's for good
-			c.names.keep(nameKey{p, name}, answer[topology.UserID]{value: u}, 0)
+	found := make(map[string]topology.UserID, len(names))
+	var unknown []string
+	for _, name := range names {
+		if known, ok := c.names.look(nameKey{p, name}); ok && c.watch.mayServe(0) {
+			found[name] = known.value
+		} else {
+			unknown = append(unknown, name)
 		}
+	}
+	if len(unknown) == 0 {
 		return found, nil
 	}
-	if !isUnreachable(err) || !c.watch.mayServe(0) {
+	asked, err := c.Directory.UsersByName(ctx, p, unknown)
+	if err != nil && (!isUnreachable(err) || !c.watch.mayServe(0)) {
 		return nil, err
 	}
-	found = map[string]topology.UserID{}
-	for _, name := range names {
-		if u, ok := c.names.without(nameKey{p, name}, 0, err); ok {
-			found[name] = u
-		}
+	for name, u := range asked {
+		c.names.keep(nameKey{p, name}, answer[topology.UserID]{value: u}, 0)
+		found[name] = u
 	}
 	return found, nil
 }

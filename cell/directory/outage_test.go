@@ -172,7 +172,8 @@ func TestCache_S1_OldAnswersAreNotGivenWhenTheEngineAnswers(t *testing.T) {
 	}
 }
 
-// Memberships and workspaces need not be asked for as long as their changes are known.
+// Memberships, workspaces and people need not be asked for as long as their changes are
+// known, and names never twice.
 func TestCache_S1_WhatIsFollowedIsNotAsked(t *testing.T) {
 	o := newOutage(t)
 	ended, cancel := context.WithCancel(t.Context())
@@ -214,8 +215,17 @@ func TestCache_S1_WhatIsFollowedIsNotAsked(t *testing.T) {
 	if _, err := o.Workspace(ended, "W1"); err != nil {
 		t.Errorf("a workspace that has not changed: %v", err)
 	}
-	if _, err := o.User(ended, place, "U1"); !problem.Is(err, problem.Unavailable) {
-		t.Errorf("a user's row, which is not followed: %v", err)
+	if _, err := o.User(ended, place, "U1"); err != nil {
+		t.Errorf("a person, whose row never changes: %v", err)
+	}
+	if _, err := o.Channel(ended, place, "C1"); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("a channel's row, which is not followed: %v", err)
+	}
+	if found, err := o.UsersByName(ended, place, []string{"ann", "bob"}); err != nil || found["ann"] != "U1" || found["bob"] != "U2" {
+		t.Errorf("names that were asked for: %v, %v", found, err)
+	}
+	if found, err := o.UsersByName(ended, place, []string{"ann", "eve"}); !problem.Is(err, problem.Unavailable) {
+		t.Errorf("a name that was not asked for: %v, %v", found, err)
 	}
 	if _, err := o.other.RemoveMember(t.Context(), place, "C1", "U1", "U1", o.clock.now()); err != nil {
 		t.Fatal(err)

@@ -163,6 +163,49 @@ func TestPostgres_SlowAnswers(t *testing.T) {
 	}
 }
 
+// What changes is heard of in one answer, so caches may go by what they know while each
+// answer is slow, and nobody waits for the server who was answered before.
+func TestPostgres_SlowAnswersAreFollowed(t *testing.T) {
+	s, elsewhere := peopled(t)
+	s.cfg.AwayAfter, s.cfg.ConnectTimeout = 2*time.Second, 5*time.Second
+	d := s.open(t)
+	cache := directory.NewCache(d, directory.CacheConfig{})
+	o := &outage{Cache: cache, t: t, other: elsewhere}
+	o.askAll()
+	s.toxic(t, `{"name": "slow", "type": "latency", "stream": "downstream", "attributes": {"latency": 400}}`)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel() // it can't be asked
+	for _, change := range []func() (directory.Entry, error){
+		func() (directory.Entry, error) {
+			return elsewhere.RemoveMember(t.Context(), place, "C1", "U1", "U1", time.Now())
+		},
+		func() (directory.Entry, error) {
+			return elsewhere.AddMembers(t.Context(), place, "C1", []topology.UserID{"U1"}, "U1", time.Now())
+		},
+	} {
+		_, was, err := cache.Member(t.Context(), place, "C1", "U1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := change(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a change elsewhere is heard of", func() bool {
+			if d.Away() {
+				t.Fatal("a slow server counts as away")
+			}
+			if _, err := cache.User(ended, place, "U1"); err != nil {
+				t.Fatalf("a person who was asked for: %v", err)
+			}
+			if _, err := cache.Workspace(ended, "W1"); err != nil {
+				t.Fatalf("a workspace that was asked for: %v", err)
+			}
+			_, is, err := cache.Member(t.Context(), place, "C1", "U1")
+			return err == nil && is != was
+		})
+	}
+}
+
 // onMembers has the server do something when a member's row is made.
 func (s scratch) onMembers(t *testing.T, constraint, do string) {
 	t.Helper()

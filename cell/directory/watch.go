@@ -59,7 +59,8 @@ type changes struct {
 	members    []memberKey
 }
 
-// start looks once, so that the engine's state is known, and then goes on.
+// start looks once, so that the engine's state is known and its statement prepared, and
+// then goes on.
 func (w *watch) start(ctx context.Context) error {
 	w.sooner = make(chan struct{}, 1)
 	w.reach, w.cut = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -68,6 +69,9 @@ func (w *watch) start(ctx context.Context) error {
 		return err
 	}
 	w.cursor, w.asOf = head, w.now()
+	if err := w.follow(ctx); err != nil {
+		return err
+	}
 	w.life, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	w.beside(w.run)
 	return nil
@@ -220,40 +224,59 @@ func (w *watch) head(ctx context.Context) (head uint64, err error) {
 	return head, err
 }
 
-// follow tells the listeners what has changed since it last did. A number is seen
-// by everybody when it is committed, and they are committed in order: up to a head
-// that was read, none is missing.
+// follow tells the listeners what has changed since it last did. A number is seen by
+// everybody when it is committed, and they are committed in order: up to a head that
+// was read, none is missing. It asks once, however much has changed: of a server whose
+// answers are slow, more questions would take longer than answers may be old.
 func (w *watch) follow(ctx context.Context) error {
-	head, err := w.head(ctx)
-	if err != nil || head == w.cursor {
+	rows, err := rowsOf(ctx, w.db, scanNews, newsQuery, number(w.cursor), followMax+1)
+	if err != nil {
 		return err
 	}
+	var head uint64
 	var c changes
-	if head > w.cursor && head-w.cursor <= followMax {
-		if c, err = w.between(ctx, w.cursor, head); err != nil {
-			return err
+	for _, n := range rows {
+		switch n.kind {
+		case newsHead:
+			head = n.number
+		case newsWorkspace:
+			c.workspaces = append(c.workspaces, n.member.Workspace)
+		case newsMember:
+			c.members = append(c.members, n.member)
 		}
 	}
-	if len(c.members)+len(c.workspaces) > 0 && len(c.members) <= followMax {
+	switch {
+	case head == w.cursor:
+		return nil
+	case head > w.cursor && head-w.cursor <= followMax && len(c.members) <= followMax && len(c.members)+len(c.workspaces) > 0:
 		w.tell(func(l listener) { l.changed(c) })
-	} else { // too much, or the database is from a backup
+	default: // too much, or the database is from a backup
 		w.tell(listener.changedAny)
 	}
 	w.cursor = head
 	return nil
 }
 
-func (w *watch) between(ctx context.Context, after, upTo uint64) (c changes, err error) {
-	workspace := func(s scanner) (ws topology.WorkspaceID, err error) { err = s.Scan(&ws); return ws, err }
-	member := func(s scanner) (k memberKey, err error) {
-		err = s.Scan(&k.Workspace, &k.Generation, &k.channel, &k.user)
-		return k, err
-	}
-	c.workspaces, err = rowsOf(ctx, w.db, workspace, `SELECT id FROM workspaces WHERE changed > $1 AND changed <= $2`, number(after), number(upTo))
-	if err != nil {
-		return c, err
-	}
-	c.members, err = rowsOf(ctx, w.db, member, `SELECT workspace, generation, channel, member FROM user_changes
-		WHERE entry > $1 AND entry <= $2 LIMIT $3`, number(after), number(upTo), followMax+1)
-	return c, err
+// The kinds of news.
+const (
+	newsHead = iota
+	newsWorkspace
+	newsMember
+)
+
+// newsQuery is one statement, so that all its rows are of one moment.
+const newsQuery = `SELECT 0, '', 0, '', '', value FROM counters WHERE name = 'outbox'
+	UNION ALL SELECT 1, id, 0, '', '', changed FROM workspaces WHERE changed > $1
+	UNION ALL SELECT 2, workspace, generation, channel, member, entry FROM
+		(SELECT workspace, generation, channel, member, entry FROM user_changes WHERE entry > $1 LIMIT $2) AS m`
+
+type news struct {
+	kind   int
+	member memberKey
+	number uint64
+}
+
+func scanNews(s scanner) (n news, err error) {
+	err = s.Scan(&n.kind, &n.member.Workspace, &n.member.Generation, &n.member.channel, &n.member.user, &n.number)
+	return n, err
 }
