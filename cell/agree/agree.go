@@ -6,6 +6,7 @@ package agree
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"parley/cell/directory"
 	"parley/cell/eventlog"
@@ -87,6 +88,9 @@ type comparison struct {
 	Stores
 	report Report
 	events map[topology.ChannelRef]*reach
+	// expired are partitions whose first events retention took.
+	expired [topology.Shards]bool
+	began   time.Time
 	// progress is told after each channel.
 	progress func(Counts)
 }
@@ -99,7 +103,7 @@ func Compare(ctx context.Context, s Stores, progress func(Counts)) (Report, erro
 	if progress == nil {
 		progress = func(Counts) {}
 	}
-	c := &comparison{Stores: s, events: map[topology.ChannelRef]*reach{}, progress: progress, report: Report{Differences: []Difference{}}}
+	c := &comparison{Stores: s, events: map[topology.ChannelRef]*reach{}, progress: progress, report: Report{Differences: []Difference{}}, began: time.Now()}
 	if err := c.readEvents(ctx); err != nil {
 		return c.report, err
 	}

@@ -2,6 +2,7 @@ package agree_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -111,6 +112,7 @@ func TestCompare_FindsWhatIsPlanted(t *testing.T) {
 		"a reply is gone":                {func(s *agree.Stores) { s.History = lostReply{s.History} }, agree.InHistory},
 		"a thread is counted wrongly":    {func(s *agree.Stores) { s.History = wrongCount{s.History} }, agree.InHistory},
 		"an event is gone":               {func(s *agree.Stores) { s.Events = lossyEvents{s.Events, 3} }, agree.InEvents},
+		"all events are gone":            {func(s *agree.Stores) { s.Events = agedEvents{s.Events, 0} }, agree.InEvents},
 		"the last event is gone":         {func(s *agree.Stores) { s.Events = lossyEvents{s.Events, 4} }, agree.InEvents},
 		"a mark names no message":        {func(s *agree.Stores) { s.Marks = otherMark{s.Marks, 1} }, agree.InReadState},
 		"a mark is above the head":       {func(s *agree.Stores) { s.Marks = otherMark{s.Marks, 9} }, agree.InReadState},
@@ -138,6 +140,51 @@ func TestCompare_FindsWhatIsPlanted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What retention took is no difference.
+func TestCompare_OldLogAndEvents(t *testing.T) {
+	s := stores(t)
+	s.Log, s.Events = shortLog{s.Log, 3}, agedEvents{s.Events, 8}
+	r, err := agree.Compare(t.Context(), s, nil)
+	if err != nil || r.Differ != 0 || r.Changes != 2 || r.Events != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// shortLog begins with a rev.
+type shortLog struct {
+	msglog.Store
+	oldest topology.Rev
+}
+
+func (l shortLog) Oldest(context.Context, topology.ChannelRef) (topology.Rev, error) {
+	return l.oldest, nil
+}
+
+func (l shortLog) Tail(ctx context.Context, ch topology.ChannelRef, from topology.Rev, limit int) ([]msglog.Row, error) {
+	if from < l.oldest {
+		return nil, nil
+	}
+	return l.Store.Tail(ctx, ch, from, limit)
+}
+
+// agedEvents has lost the events of our channel; its shard's first that is kept is
+// another's.
+type agedEvents struct {
+	eventlog.Log
+	gone eventlog.Position
+}
+
+func (l agedEvents) Read(_ context.Context, p topology.Shard, after eventlog.Position, _ int) ([]eventlog.Event, eventlog.Position, error) {
+	if p != ref.Shard() || after > l.gone {
+		return nil, after, nil
+	}
+	other := topology.ChannelRef{Place: place, Channel: "C2"}
+	for i := 3; other.Shard() != p; i++ {
+		other.Channel = topology.ChannelID(fmt.Sprint("C", i))
+	}
+	return []eventlog.Event{{Channel: other, Rev: 1, Kind: change.Created}}, l.gone + 1, nil
 }
 
 type lossyLog struct {

@@ -26,7 +26,7 @@ func (c *comparison) channel(ctx context.Context, ref topology.ChannelRef, m men
 	if mark.Emitted > l.head { // it may lag
 		c.report.add(InEvents, ref.Channel, "events are marked as emitted up to rev %d, the log ends at %d", mark.Emitted, l.head)
 	}
-	if r := c.events[ref]; l.head > 0 && (r == nil || r.last != l.head) {
+	if r := c.events[ref]; l.head > 0 && r.at() != l.head && !c.mayBeGone(ref, l) {
 		c.report.add(InEvents, ref.Channel, "its last event is of rev %d, the log ends at %d", r.at(), l.head)
 	}
 	if err := c.comparePages(ctx, l); err != nil {
@@ -56,17 +56,22 @@ type logged struct {
 	report   *Report
 	first    topology.Rev // the oldest that is kept; 0 = none
 	head     topology.Rev
+	last     int64        // when the last change was made, in µs
 	before   topology.Seq // top-level messages older than the log
 	top      []digest     // the message of seq before+1+i
 	replies  map[topology.Seq][]digest
 	mentions *counted
 }
 
-// readLog reads the channel's log from its beginning: revs and seqs are
-// without gaps.
+// readLog reads the channel's log from where it begins: revs and seqs are without
+// gaps.
 func (c *comparison) readLog(ctx context.Context, l *logged) error {
-	for {
-		rows, err := c.Log.Tail(ctx, l.ref, l.head+1, page)
+	from, err := c.Log.Oldest(ctx, l.ref)
+	if err != nil {
+		return err
+	}
+	for ; ; from = l.head + 1 {
+		rows, err := c.Log.Tail(ctx, l.ref, from, page)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
@@ -97,7 +102,7 @@ func (l *logged) take(rev topology.Rev, ch *change.Change) {
 	if ch.Rev != rev {
 		l.report.add(InLog, l.ref.Channel, "the row of rev %d holds rev %d", rev, ch.Rev)
 	}
-	l.head = rev
+	l.head, l.last = rev, ch.TS
 	l.report.Changes++
 	switch ch.Kind {
 	case change.Message:

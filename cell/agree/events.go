@@ -29,6 +29,7 @@ func (c *comparison) readEvents(ctx context.Context) error {
 			if len(es) == 0 {
 				break
 			}
+			c.expired[p] = c.expired[p] || at == 0 && last > eventlog.Position(len(es))
 			at = last
 			for _, e := range es {
 				c.event(p, e)
@@ -36,6 +37,12 @@ func (c *comparison) readEvents(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mayBeGone says whether retention may have taken a channel's events, all of them:
+// some of the partition are gone, and it is as long ago that the channel changed.
+func (c *comparison) mayBeGone(ref topology.ChannelRef, l *logged) bool {
+	return c.events[ref] == nil && c.expired[ref.Shard()] && l.last < c.began.Add(-eventlog.Retention).UnixMicro()
 }
 
 func (c *comparison) event(p topology.Shard, e eventlog.Event) {

@@ -2,8 +2,11 @@ package cassandra
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/gocql/gocql"
 
 	"parley/cell/change"
 	"parley/internal/ids"
@@ -101,13 +104,9 @@ func (t *trimmer) trim(ctx context.Context, e entered) error {
 	if done == 0 {
 		return nil
 	}
-	var floor *int64
-	if err := t.db.get(ctx, floorRead, partition(e.ch)...).Scan(&floor); err != nil {
-		return readError(err)
-	}
-	bucket := int64(0)
-	if floor != nil {
-		bucket = *floor
+	bucket, err := t.db.floor(ctx, e.ch)
+	if err != nil {
+		return err
 	}
 	for n := 0; n < trimBuckets && bucket < t.db.logBucket(e.rev); n++ {
 		old, err := t.old(ctx, e.ch, bucket, done, oldest)
@@ -130,20 +129,62 @@ func (t *trimmer) old(ctx context.Context, ch topology.ChannelRef, bucket int64,
 	if end := topology.Rev(uint64(bucket+1)*t.db.sizes.log) - 1; end > done { //nolint:gosec // a bucket that is there
 		return false, nil
 	}
-	rows := t.db.get(ctx, logLast, partition(ch, bucket)...).Iter()
-	var (
-		rev  int64
-		body []byte
-	)
-	if !rows.Scan(&rev, &body) {
-		return true, readError(rows.Close()) // dropped before, and the floor was not noted
-	}
-	if err := rows.Close(); err != nil {
-		return false, readError(err)
+	body, there, err := t.db.last(ctx, ch, bucket)
+	if err != nil || !there {
+		return !there, err // dropped before, and the floor was not noted
 	}
 	c, err := change.Decode(body)
 	if err != nil {
 		return false, err
 	}
 	return c.TS < oldest.UnixMicro(), nil
+}
+
+// floor is the oldest bucket that was not noted as dropped.
+func (d *DB) floor(ctx context.Context, ch topology.ChannelRef) (int64, error) {
+	var floor *int64
+	err := d.get(ctx, floorRead, partition(ch)...).Scan(&floor)
+	if errors.Is(err, gocql.ErrNotFound) || err == nil && floor == nil {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, readError(err)
+	}
+	return *floor, nil
+}
+
+// last is a bucket's last row.
+func (d *DB) last(ctx context.Context, ch topology.ChannelRef, bucket int64) (body []byte, there bool, err error) {
+	var rev int64
+	err = d.get(ctx, logLast, partition(ch, bucket)...).Scan(&rev, &body)
+	if errors.Is(err, gocql.ErrNotFound) {
+		return nil, false, nil
+	}
+	return body, err == nil, readError(err)
+}
+
+// Oldest is where a channel's log begins (clause 7).
+func (l *logStore) Oldest(ctx context.Context, ch topology.ChannelRef) (topology.Rev, error) {
+	if err := checkRef(ch); err != nil {
+		return 0, err
+	}
+	if err := l.db.begin(ctx); err != nil {
+		return 0, err
+	}
+	defer l.db.end()
+	bucket, err := l.db.floor(ctx, ch)
+	if err != nil {
+		return 0, err
+	}
+	for _, next := range []int64{bucket, bucket + 1} { // one may be dropped whose floor was not noted
+		_, there, err := l.db.last(ctx, ch, next)
+		if err != nil {
+			return 0, err
+		}
+		if there {
+			bucket = next
+			break
+		}
+	}
+	return topology.Rev(max(uint64(bucket)*l.db.sizes.log, 1)), nil //nolint:gosec // a bucket that is there
 }

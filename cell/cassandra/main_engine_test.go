@@ -218,6 +218,10 @@ func (l ownLog) Clean(ctx context.Context, s topology.Shard, t topology.Token, c
 	return l.Store.Clean(ctx, s, t, l.in.own(ch), upTo)
 }
 
+func (l ownLog) Oldest(ctx context.Context, ch topology.ChannelRef) (topology.Rev, error) {
+	return l.Store.Oldest(ctx, l.in.own(ch))
+}
+
 type historyInstance struct{ *instance }
 
 func (in historyInstance) Store() history.Store { return ownHistory{in.db.History(), in.instance} }

@@ -126,6 +126,8 @@ func (d *double) Repair(_ context.Context, _ topology.Shard, _ topology.Token, s
 	return nil
 }
 
+func (d *double) Oldest(context.Context, topology.ChannelRef) (topology.Rev, error) { return 1, nil }
+
 func (d *double) Dirty(context.Context, topology.Shard) ([]topology.ChannelRef, error) {
 	return nil, nil
 }

@@ -83,6 +83,9 @@ type Seal struct {
 //     was last cleaned (it may name others, too): what a new owner must look at.
 //     Clean takes a channel off that list unless it has rows above upTo; a claim
 //     that is no longer the shard's present one (token) changes nothing.
+//  7. Oldest returns the rev that a channel's log begins with: 1, unless a driver
+//     dropped older rows. It drops only what is history and event, and never the
+//     newest row.
 type Store interface {
 	Raise(ctx context.Context, owner topology.ServerID, claims []Claim) ([]Fence, error)
 	Fences(ctx context.Context, of ...topology.Shard) ([]Fence, error)
@@ -91,4 +94,5 @@ type Store interface {
 	Repair(ctx context.Context, s topology.Shard, t topology.Token, seals []Seal) error
 	Dirty(ctx context.Context, s topology.Shard) ([]topology.ChannelRef, error)
 	Clean(ctx context.Context, s topology.Shard, t topology.Token, ch topology.ChannelRef, upTo topology.Rev) error
+	Oldest(ctx context.Context, ch topology.ChannelRef) (topology.Rev, error)
 }

@@ -69,6 +69,11 @@ func (l *logStore) rows(prefix []byte, first, last topology.Rev, visit func(r ms
 	return err
 }
 
+// Oldest is where a log begins (clause 7): nothing is dropped here.
+func (l *logStore) Oldest(ctx context.Context, _ topology.ChannelRef) (topology.Rev, error) {
+	return 1, ctx.Err()
+}
+
 // Dirty names the channels of a shard that were written to (clause 6).
 func (l *logStore) Dirty(ctx context.Context, s topology.Shard) ([]topology.ChannelRef, error) {
 	if err := l.db.begin(ctx); err != nil {

@@ -171,6 +171,8 @@ func (s *weakStore) Repair(_ context.Context, _ topology.Shard, _ topology.Token
 	return nil
 }
 
+func (s *weakStore) Oldest(context.Context, topology.ChannelRef) (topology.Rev, error) { return 1, nil }
+
 func (s *weakStore) Dirty(_ context.Context, sh topology.Shard) (out []topology.ChannelRef, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -320,6 +320,20 @@ func tailPages(t *testing.T, in Instance) {
 	}
 }
 
+func oldestIsTheFirst(t *testing.T, in Instance) {
+	t.Helper()
+	s, ctx := in.Store(), testContext(t)
+	tok := raised(t, s, "a")
+	for _, blobs := range [][]string{nil, {"1"}, {"1", "2", "3"}} {
+		if len(blobs) > 0 {
+			mustAppend(t, s, tok, write(channel(0), rows(1, tok, 1, blobs...))...)
+		}
+		if rev, err := s.Oldest(ctx, channel(0)); err != nil || rev != 1 {
+			t.Fatalf("of a log of %d rows the oldest is rev %d, %v", len(blobs), rev, err)
+		}
+	}
+}
+
 // partitionsApart uses names that run together, and numbers that lie next to
 // each other, in keys.
 func partitionsApart(t *testing.T, in Instance) {

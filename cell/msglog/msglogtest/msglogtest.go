@@ -59,6 +59,7 @@ func Run(t *testing.T, h Harness) {
 		{"C5_LateWritesAreBornDead", lateWritesAreBornDead},
 		{"C6_DirtyNamesWhatWasWritten", dirtyNames},
 		{"C6_CleanRespectsNewRows", cleanRespectsNewRows},
+		{"C7_OldestIsTheFirst", oldestIsTheFirst},
 		{"EndedContext", endedContext},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, open(t, h)) })
