@@ -36,7 +36,7 @@ sim: ## Only simulated time: hours of faults in a cell and in Raft, and mutants 
 	$(GO) test -tags failpoints -count=1 -timeout $(if $(SEEDS),5h,20m) ./test/sim $(if $(SEEDS),-seeds $(SEEDS))
 
 .PHONY: walk
-walk: build ## Only the walk through one cluster: import, check, posts over both edges, restart
+walk: build ## Only the walk through one cluster: import, check, posts over both edges, chat in two terminals, restart
 	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e
 
 # What drills run: a parley that can be broken, and etcd from its own module.

@@ -20,15 +20,17 @@ import (
 // Socket is one connection to /connect. One goroutine may call Read, and any may
 // call Send.
 type Socket struct {
-	ws   *websocket.Conn
-	send sync.Mutex // gorilla allows one writer at a time
+	ws      *websocket.Conn
+	silence time.Duration // how long it may say nothing; Read's caller alone changes it
+	send    sync.Mutex    // gorilla allows one writer at a time
 }
 
 const (
 	handshakeMax = 15 * time.Second
 	writeMax     = 10 * time.Second
-	// silenceMax is how long a socket may say nothing: the edge pings each 10 s.
-	silenceMax = 35 * time.Second
+	// silenceMax is how long a socket may say nothing: each 10 s the edge answers a
+	// ping, or pings.
+	silenceMax = 25 * time.Second
 	// eventBytesMax bounds an event: a hello with 10,000 channels has about 1 MB.
 	eventBytesMax = 4 << 20
 )
@@ -54,10 +56,10 @@ func (c *Client) Dial(ctx context.Context, resume bool) (*Socket, error) {
 		return nil, problem.Wrap(err, problem.Unavailable, "%s did not open a socket", c.base.Host)
 	}
 	ws.SetReadLimit(eventBytesMax)
-	s := &Socket{ws: ws}
+	s := &Socket{ws: ws, silence: silenceMax}
 	pong := ws.PingHandler()
 	ws.SetPingHandler(func(data string) error {
-		_ = ws.SetReadDeadline(time.Now().Add(silenceMax)) // fails only on a closed socket, as the next read will
+		_ = ws.SetReadDeadline(time.Now().Add(s.silence)) // fails only on a closed socket, as the next read will
 		return pong(data)
 	})
 	return s, nil
@@ -66,7 +68,7 @@ func (c *Client) Dial(ctx context.Context, resume bool) (*Socket, error) {
 // Read returns the next event as it came and what it starts with.
 func (s *Socket) Read() ([]byte, chat.Envelope, error) {
 	var e chat.Envelope
-	if err := s.ws.SetReadDeadline(time.Now().Add(silenceMax)); err != nil {
+	if err := s.ws.SetReadDeadline(time.Now().Add(s.silence)); err != nil {
 		return nil, e, problem.Wrap(err, problem.Unavailable, "the socket is closed")
 	}
 	_, b, err := s.ws.ReadMessage()
@@ -74,12 +76,21 @@ func (s *Socket) Read() ([]byte, chat.Envelope, error) {
 		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
 			return nil, e, problem.Wrap(err, problem.Unavailable, "the edge closed the socket: %d %s", closed.Code, closed.Text)
 		}
+		if timedOut(err) {
+			return nil, e, problem.Wrap(err, problem.Unavailable, "the edge said nothing for %v", s.silence.Round(time.Millisecond))
+		}
 		return nil, e, problem.Wrap(err, problem.Unavailable, "the socket broke")
 	}
 	if err := json.Unmarshal(b, &e); err != nil {
 		return nil, e, problem.Wrap(err, problem.Internal, "the edge sent an event that is not JSON")
 	}
 	return b, e, nil
+}
+
+// timedOut reports whether the peer was silent for too long.
+func timedOut(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
 }
 
 // Send sends a client frame.

@@ -33,6 +33,7 @@ type Stream struct {
 	out      chan Event
 	observer Observer
 	sockets  uint64 // opened so far; Run's alone
+	mute     int    // edges in a row that did not answer in time; Run's alone
 
 	mu      sync.Mutex
 	socket  *Socket       // nil while there is none
@@ -40,6 +41,20 @@ type Stream struct {
 	waiters map[string]chan answer
 	cursors map[topology.ChannelID]topology.Rev
 	began   bool // a hello was had: from then on sockets resume
+}
+
+const (
+	// openFirst is how long an edge has to open a socket and say hello, before the
+	// next one is tried: one that hangs accepts and says nothing. Two ways across an
+	// ocean and back, and a take-over in the cell, fit in. When no edge is that quick
+	// they are all busy, and get twice the time at the next round, up to openMax.
+	openFirst = 4 * time.Second
+	openMax   = 15 * time.Second
+)
+
+// openWait is how long the next edge has.
+func (s *Stream) openWait() time.Duration {
+	return min(openMax, openFirst<<min(s.mute/len(s.edges), 8))
 }
 
 // streamQueueMax bounds events that were read and not yet taken by Next.
@@ -126,11 +141,8 @@ func (s *Stream) serve(ctx context.Context, at int, socket *Socket) (held bool, 
 	resume := s.began
 	s.mu.Unlock()
 	edge := s.edge(at)
-	if socket == nil {
-		if socket, err = edge.Dial(ctx, resume); err != nil {
-			s.observer.Failed(edge.base.String(), err)
-			return false, nil, err
-		}
+	if socket, err = s.open(ctx, edge, resume, socket); err != nil {
+		return false, nil, err
 	}
 	s.sockets++
 	s.observer.Opened(s.sockets, edge.base.String(), resume)
@@ -153,7 +165,7 @@ func (s *Stream) serve(ctx context.Context, at int, socket *Socket) (held bool, 
 	made := make(chan *Socket, 1)
 	leaving := false
 	for {
-		raw, e, err := socket.Read()
+		raw, e, err := s.read(socket, !held)
 		if err != nil {
 			if leaving {
 				cancel()
@@ -176,6 +188,42 @@ func (s *Stream) serve(ctx context.Context, at int, socket *Socket) (held bool, 
 	}
 }
 
+// open dials an edge unless a socket is there, and sets the time for its hello.
+func (s *Stream) open(ctx context.Context, edge *Client, resume bool, socket *Socket) (*Socket, error) {
+	hello := time.Now().Add(s.openWait())
+	if socket == nil {
+		var err error
+		if socket, err = dialBy(ctx, edge, resume, hello); err != nil {
+			if !time.Now().Before(hello) {
+				s.mute++
+			}
+			s.observer.Failed(edge.base.String(), err)
+			return nil, err
+		}
+	}
+	socket.silence = max(time.Until(hello), time.Millisecond)
+	return socket, nil
+}
+
+// read is the socket's next event; what came first ends the wait for a hello.
+func (s *Stream) read(socket *Socket, first bool) ([]byte, chat.Envelope, error) {
+	raw, e, err := socket.Read()
+	switch {
+	case err == nil:
+		socket.silence, s.mute = silenceMax, 0
+	case first && timedOut(err):
+		s.mute++
+	}
+	return raw, e, err
+}
+
+// dialBy opens a socket, or gives up at a time.
+func dialBy(ctx context.Context, edge *Client, resume bool, t time.Time) (*Socket, error) {
+	ctx, cancel := context.WithDeadline(ctx, t)
+	defer cancel()
+	return edge.Dial(ctx, resume)
+}
+
 // leave goes within the time that a goaway gives: it dials the next edge first,
 // and only then closes the socket, which is read until then. made gets the new
 // socket, or nil.
@@ -184,7 +232,7 @@ func (s *Stream) leave(ctx context.Context, socket *Socket, to *Client, raw []by
 	if json.Unmarshal(raw, &g) == nil && g.AfterMS > 0 { // an unreadable one is meant for now
 		_ = pause(ctx, rand.N(time.Duration(g.AfterMS)*time.Millisecond)/2) // ended early: the socket is gone, dial now
 	}
-	next, err := to.Dial(context.WithoutCancel(ctx), true)
+	next, err := dialBy(context.WithoutCancel(ctx), to, true, time.Now().Add(openFirst))
 	if err != nil {
 		s.observer.Failed(to.base.String(), err)
 		next = nil

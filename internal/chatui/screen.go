@@ -115,7 +115,7 @@ func (m *screen) pump(send func(tea.Msg)) {
 				return
 			}
 			send(eventMsg(e))
-		case up := <-m.s.link:
+		case up := <-m.s.link.news:
 			send(linkMsg(up))
 		}
 	}

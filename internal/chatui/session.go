@@ -31,7 +31,7 @@ type session struct {
 	edges  []*client.Client
 	at     atomic.Int32 // the edge that answered last
 	stream *client.Stream
-	link   link
+	link   *link
 	me     chat.User
 	names  map[topology.UserID]string // as they were at the start
 }
@@ -40,7 +40,7 @@ type session struct {
 // connects: g runs the stream. The stream is connected before a page is read, so
 // that nothing falls between.
 func open(ctx context.Context, g *errgroup.Group, cfg Config) (*session, chat.Channel, error) {
-	s := &session{edges: cfg.Clients, link: make(link, 1), names: map[topology.UserID]string{}}
+	s := &session{edges: cfg.Clients, link: &link{news: make(chan bool, 1)}, names: map[topology.UserID]string{}}
 	var ch chat.Channel
 	var err error
 	if s.stream, err = client.NewStream(cfg.Clients, nil, cfg.Log); err != nil {
@@ -193,28 +193,36 @@ func (s *session) changed(c chat.ChannelEvent) string {
 	}
 }
 
-// link tells whether there is a socket: the newest state, and only that.
-type link chan bool
-
-func (l link) tell(up bool) {
-	select {
-	case <-l:
-	default:
-	}
-	l <- up // room was made, and only the stream's goroutine writes
+// link tells whether there is a socket that has said something: the newest state,
+// and only that. The stream's goroutine alone tells.
+type link struct {
+	up   bool
+	news chan bool
 }
 
-// Opened tells that there is a socket.
-func (l link) Opened(uint64, string, bool) { l.tell(true) }
+func (l *link) tell(up bool) {
+	if l.up == up {
+		return
+	}
+	l.up = up
+	select {
+	case <-l.news:
+	default:
+	}
+	l.news <- up // room was made
+}
+
+// Opened is no news: an edge that hangs opens sockets, too.
+func (*link) Opened(uint64, string, bool) {}
 
 // Resumed needs no telling.
-func (link) Resumed(uint64, map[topology.ChannelID]topology.Rev) {}
+func (*link) Resumed(uint64, map[topology.ChannelID]topology.Rev) {}
 
-// Came needs no telling.
-func (link) Came(uint64, []byte) {}
+// Came tells that there is a socket.
+func (l *link) Came(uint64, []byte) { l.tell(true) }
 
 // Closed tells that there is none.
-func (l link) Closed(uint64, error) { l.tell(false) }
+func (l *link) Closed(uint64, error) { l.tell(false) }
 
 // Failed tells that there is none yet.
-func (l link) Failed(string, error) { l.tell(false) }
+func (l *link) Failed(string, error) { l.tell(false) }

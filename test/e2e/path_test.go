@@ -40,10 +40,16 @@ func TestWholePath(t *testing.T) {
 	t.Run("seed", func(t *testing.T) { checkSeed(t, d) })
 	t.Run("import", func(t *testing.T) { checkImport(t, d) })
 
+	talk := openTalk(t, d)
+	t.Run("chat in two terminals", func(t *testing.T) { checkChat(t, d, talk) })
+
 	general := d.info.Workspaces[0].Channels[0].ID
 	before := history(t, d.as(t, 0, 0, 0), general)
 	d.stop(t)
+	t.Run("chat without a cluster", func(t *testing.T) { talk.checkAway(t) })
 	d = start(t, dir)
+	t.Run("chat comes back", func(t *testing.T) { talk.checkBack(t) })
+	t.Run("chat is left", func(t *testing.T) { talk.checkLeave(t) })
 	t.Run("a second start finds everything", func(t *testing.T) {
 		if diff := cmp.Diff(before, history(t, d.as(t, 0, 0, 1), general)); diff != "" {
 			t.Error(diff)
