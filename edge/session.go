@@ -58,7 +58,7 @@ type session struct {
 	resumed   bool      // the client's resume frame is here
 	idle      bool      // the client said that its user is away
 	cursors   cursors
-	awaiting  map[topology.ChannelID]struct{} // resumed by the client, not yet live
+	awaiting  map[topology.ChannelID]struct{} // resumed by the client, neither live nor passed over
 	held      []*held                         // sent to a gateway and not answered, or not yet sent; by Req
 	heldBytes int
 	nextReq   uint64

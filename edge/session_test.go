@@ -313,6 +313,33 @@ func TestResume_MustBeFirst(t *testing.T) {
 	}
 }
 
+// C8: a channel that the client is not in is answered with an error, and is not
+// waited for: when the link dies after that, the client is not resumed again.
+func TestResume_C8_ChannelThatTheClientIsNotIn(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway(t, "gw-1", "eu-1")
+	e := w.edge(t)
+	s := w.connect(t, e, "U1", "&resume=1")
+	s.next(chat.TypeHello, nil)
+	s.write(`{"type":"resume","cursors":{"C1":10,"C99":7,"@user":3}}`)
+	o := await[frame.Open](g, 1)[0]
+	await[frame.Resume](g, 1)
+	g.say(frame.LaneOf("C99"), frame.SessionFrame{Session: o.Session, Channel: "C99", Payload: chat.Encode(chat.ErrorEvent{Type: chat.TypeError, ChannelID: "C99", Kind: "not_found"})})
+	if ee := s.errorEvent(); ee.ChannelID != "C99" {
+		t.Errorf("error %+v", ee)
+	}
+	g.join(o.Session)
+	g.onC1(groupFrame(11))
+	s.message(11)
+	g.conn().Close(nil)
+	if again := await[frame.Open](g, 2)[1]; !again.Rehomed || again.ResumeExpected {
+		t.Errorf("open %+v", again)
+	}
+	if r := await[frame.Resume](g, 2)[1]; slices.ContainsFunc(r.Cursors, func(c frame.Cursor) bool { return c.Channel == "C99" }) {
+		t.Errorf("resume %+v", r)
+	}
+}
+
 // A resume frame that can't be read is told apart from none: the error names what
 // is wrong with it.
 func TestResume_BrokenOnesAreNamed(t *testing.T) {
