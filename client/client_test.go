@@ -143,7 +143,7 @@ func TestStream_I1_EveryRevOnceInOrder(t *testing.T) {
 	s := &script{t: t, sockets: [][]any{
 		{hello, message("A", 11), message("B", 1), message("A", 12), message("A", 14)}, // 13 is missing
 		{hello, message("A", 12), message("A", 13), chat.ResumedEvent{Type: chat.TypeResumed, ChannelID: "A", Rev: 13}, message("A", 14), message("B", 2)},
-		{hello, chat.ResetEvent{Type: chat.TypeReset, ChannelID: "A", Rev: 90}, message("A", 91)},
+		{hello, chat.ErrorEvent{Type: chat.TypeError, ChannelID: "B", Kind: "not_found"}, chat.ResetEvent{Type: chat.TypeReset, ChannelID: "A", Rev: 90}, message("A", 91)},
 		{hello, chat.ChannelEvent{Type: chat.TypeChannel, Event: chat.ChannelLost, ChannelID: "B", URev: 4}, message("A", 92)},
 		{hello, chat.ChannelEvent{Type: chat.TypeChannel, Event: chat.ChannelGained, ChannelID: "B", URev: 5}, message("B", 40), message("B", 41), chat.GoawayEvent{Type: chat.TypeGoaway}},
 		{hello, message("A", 93)},

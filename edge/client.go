@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -22,15 +23,19 @@ const (
 	floodMax = 1000
 )
 
+const fieldCursors = "cursors" // of a resume frame
+
 // take handles one frame of the client. It is called by the reader alone.
 func (s *session) take(data []byte) {
 	now := time.Now()
 	f, err := parseClient(data)
-	if s.resume && !s.resumeSeen() && (err != nil || f.Type != chat.TypeResume) {
+	if s.resume && !s.resumeSeen() {
 		if err == nil {
-			err = problem.Field("type", "the first frame must be %q, as announced by resume=1", chat.TypeResume)
+			err = s.takeFirst(f)
 		}
-		s.end(closeMisuse, "no resume frame", errorEvent(f.ID, err))
+		if err != nil {
+			s.end(closeMisuse, "no valid resume frame", errorEvent(f.ID, err))
+		}
 		return
 	}
 	if ok, wait := s.bucket.take(now); !ok {
@@ -49,6 +54,14 @@ func (s *session) take(data []byte) {
 	}
 }
 
+// takeFirst takes the first frame of a client that has announced a resume.
+func (s *session) takeFirst(f chat.ClientFrame) error {
+	if f.Type != chat.TypeResume {
+		return problem.Field("type", "the first frame must be %q, as announced by resume=1", chat.TypeResume)
+	}
+	return s.takeResume(f)
+}
+
 func (s *session) resumeSeen() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,9 +73,14 @@ func parseClient(data []byte) (chat.ClientFrame, error) {
 	if !utf8.Valid(data) {
 		return f, problem.New(problem.Invalid, "the frame is not valid UTF-8")
 	}
+	if !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
+		return f, problem.New(problem.Invalid, "the frame is not a JSON object")
+	}
 	err := json.Unmarshal(data, &f)
 	var typed *json.UnmarshalTypeError
 	switch {
+	case errors.As(err, &typed) && typed.Field == fieldCursors:
+		return f, problem.Field(fieldCursors, "must give each channel id a rev, a whole number from 0 on; a JSON %s is none", typed.Value)
 	case errors.As(err, &typed):
 		return f, problem.Field(typed.Field, "can't be a JSON %s", typed.Value)
 	case err != nil:
@@ -110,11 +128,11 @@ func (s *session) takeResume(f chat.ClientFrame) error {
 		return problem.Field("type", "resume must be announced: connect with resume=1")
 	}
 	if len(f.Cursors) > chat.CursorsMax {
-		return problem.Field("cursors", "are more than %d", chat.CursorsMax)
+		return problem.Field(fieldCursors, "are more than %d", chat.CursorsMax)
 	}
 	for ch := range f.Cursors {
-		if err := checkChannel(ch); err != nil {
-			return err
+		if ch == "" || len(ch) > idBytesMax {
+			return problem.Field(fieldCursors, "a channel id must have 1 to %d bytes, one has %d", idBytesMax, len(ch))
 		}
 	}
 	s.mu.Lock()

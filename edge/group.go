@@ -136,13 +136,19 @@ func (a *attachment) join(g *group) bool {
 			"channel", string(g.channel), "rev", uint64(c.rev), "step", uint64(g.rev))
 		return false
 	}
-	if delete(s.awaiting, g.channel); len(s.awaiting) == 0 {
-		s.awaiting = nil
-	}
+	s.arrived(g.channel)
 	c.channel = g.channel // one string for all members
 	c.group, c.seat = g, len(g.members)
 	g.members = append(g.members, member{a: a, c: c})
 	return true
+}
+
+// arrived notes that the client's cursor of a channel is answered. The caller holds
+// s.mu.
+func (s *session) arrived(ch topology.ChannelID) {
+	if delete(s.awaiting, ch); len(s.awaiting) == 0 {
+		s.awaiting = nil
+	}
 }
 
 // leave ends a session's following of a channel: nothing after this rev reaches

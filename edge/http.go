@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -38,17 +39,32 @@ func (e *Edge) server(ctx context.Context) *http.Server {
 
 func (e *Edge) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
-	mux.HandleFunc("GET /readyz", e.readyz)
-	mux.HandleFunc("GET /connect", e.connect)
-	mux.HandleFunc("GET "+apiPrefix+"edges", e.edges)
-	mux.HandleFunc("POST "+apiPrefix+"tickets", e.ticket)
-	mux.HandleFunc("GET "+apiPrefix+"openapi.json", e.openAPI)
+	serve := func(method, path string, h http.HandlerFunc) {
+		mux.HandleFunc(method+" "+path, h)
+		mux.HandleFunc(path, otherMethod(method))
+	}
+	serve(http.MethodGet, "/healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+	serve(http.MethodGet, "/readyz", e.readyz)
+	serve(http.MethodGet, "/connect", e.connect)
+	serve(http.MethodGet, apiPrefix+"edges", e.edges)
+	serve(http.MethodPost, apiPrefix+"tickets", e.ticket)
+	serve(http.MethodGet, apiPrefix+"openapi.json", e.openAPI)
 	mux.HandleFunc(apiPrefix, e.proxy)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.New(problem.NotFound, "no such path: %s", r.URL.Path))
 	})
 	return e.counted(e.cors(mux))
+}
+
+// otherMethod refuses every method but the path's own.
+func otherMethod(allow string) http.HandlerFunc {
+	if allow == http.MethodGet {
+		allow = "GET, HEAD" // as the mux has it
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", allow)
+		problem.Write(w, problem.New(problem.Method, "%s takes %s, not %s", r.URL.Path, allow, r.Method))
+	}
 }
 
 // counted counts answers and turns a defect into a 500.
@@ -305,8 +321,21 @@ func bodyMax(path string) int64 {
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if c := r.Header.Get("Content-Encoding"); c != "" && !strings.EqualFold(c, "identity") {
+		w.Header().Set("Accept-Encoding", "identity")
+		return nil, &problem.Error{
+			Kind: problem.MediaType, Field: "Content-Encoding", Msg: fmt.Sprintf("Content-Encoding: %.40q is not taken: send the JSON as it is, without compression", c),
+		}
+	}
 	most := bodyMax(r.URL.Path)
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if r.ContentLength > most { // nothing of it is read
+		return nil, problem.New(problem.TooLarge, "the body is larger than %d bytes", most)
+	}
+	inner := w
+	if c, ok := w.(*counting); ok { // net/http's own: told of too much, it waits for no more before it answers
+		inner = c.ResponseWriter
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(inner, r.Body, most))
 	var big *http.MaxBytesError
 	switch {
 	case errors.As(err, &big):

@@ -1,8 +1,13 @@
 package edge_test
 
 import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"io"
+	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +16,7 @@ import (
 	"time"
 
 	"parley/edge"
+	"parley/internal/problem"
 	"parley/internal/token"
 	"parley/internal/topology"
 	"parley/internal/wire/chat"
@@ -222,6 +228,92 @@ func TestProxy_BadRequests(t *testing.T) {
 				t.Errorf("content type %q", res.header.Get("Content-Type"))
 			}
 		})
+	}
+}
+
+// What a body claims, or would become, is refused before it is read.
+func TestProxy_BodiesThatAreNotRead(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway(t, "gw-1", "eu-1")
+	var s seen
+	g.answer(func(_ http.ResponseWriter, r *http.Request) { s.keep(r) })
+	e := w.edge(t)
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	if _, err := io.CopyN(z, zeros{}, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		header, body string
+		status       int
+		field, says  string
+	}{
+		"a claim of 1 GB":          {"Content-Length: 1073741824\r\nExpect: 100-continue", "", 413, "", "524288 bytes"},
+		"1 GB of which some comes": {"Content-Length: 1073741824", strings.Repeat("x", 1000), 413, "", "524288 bytes"},
+		"chunks without end":       {"Transfer-Encoding: chunked", strings.Repeat("10000\r\n"+strings.Repeat("x", 0x10000)+"\r\n", 9), 413, "", "524288 bytes"},
+		"a bomb":                   {"Content-Encoding: gzip\r\nContent-Length: " + strconv.Itoa(bomb.Len()), bomb.String(), 415, "Content-Encoding", "without compression"},
+		"another compression":      {"Content-Encoding: br, gzip\r\nContent-Length: 1", "x", 415, "Content-Encoding", "without compression"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", e.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if _, err := io.WriteString(conn, "POST /api/v1/channels HTTP/1.1\r\nHost: "+e.Addr()+"\r\nAuthorization: Bearer "+w.token(t, "U1")+"\r\n"+c.header+"\r\n\r\n"+c.body); err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			r := readReply(t, res)
+			runtime.ReadMemStats(&after)
+			d := decode[problem.Document](t, r)
+			if r.code != c.status || d.Field != c.field || !strings.Contains(d.Detail, c.says) || r.header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%d %s", r.code, r.body)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+				t.Errorf("%d bytes were made for it", n)
+			}
+		})
+	}
+	if n := len(s.list()); n > 0 {
+		t.Errorf("%d of them reached the cell", n)
+	}
+	if res := w.request(t, e, "POST", "/api/v1/channels", "{}", "Authorization", "Bearer "+w.token(t, "U1"), "Content-Encoding", "identity"); res.code != http.StatusOK {
+		t.Errorf("a plain body that says so: %d %s", res.code, res.body)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// A path that the edge answers itself says which methods it has.
+func TestEdge_OtherMethods(t *testing.T) {
+	w := newWorld(t)
+	e := w.edge(t)
+	for path, allow := range map[string]string{
+		"/api/v1/tickets": "POST", "/api/v1/edges": "GET, HEAD", "/api/v1/openapi.json": "GET, HEAD", "/connect": "GET, HEAD",
+		"/healthz": "GET, HEAD", "/readyz": "GET, HEAD",
+	} {
+		for _, method := range []string{"GET", "POST", "DELETE", "OPTIONS"} {
+			if strings.Contains(allow, method) {
+				continue
+			}
+			res := w.request(t, e, method, path, "", "Authorization", "Bearer "+w.token(t, "U1"))
+			if d := decode[problem.Document](t, res); res.code != http.StatusMethodNotAllowed || res.header.Get("Allow") != allow || d.Kind != problem.Method {
+				t.Errorf("%s %s: %d, Allow %q, %s", method, path, res.code, res.header.Get("Allow"), res.body)
+			}
+		}
 	}
 }
 

@@ -2,12 +2,14 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,7 +109,34 @@ func (in *intake) once(fd uintptr) bool {
 // is how its buffer can be lent.
 type upgrading struct {
 	http.ResponseWriter
-	br *bufio.Reader
+	br   *bufio.Reader
+	conn *upgraded
+}
+
+// upgraded is a connection on which gorilla writes its handshake and nothing else:
+// the close frames that it would send itself could fall into the middle of what
+// the session's queue is writing. They are kept for the session to send.
+type upgraded struct {
+	net.Conn
+	done bool // the handshake
+	said []byte
+}
+
+// Write implements net.Conn.
+func (u *upgraded) Write(b []byte) (int, error) {
+	if !u.done {
+		return u.Conn.Write(b)
+	}
+	u.said = bytes.Clone(b)
+	return len(b), nil
+}
+
+// SetWriteDeadline implements net.Conn.
+func (u *upgraded) SetWriteDeadline(t time.Time) error {
+	if u.done {
+		return nil // it is the queue's
+	}
+	return u.Conn.SetWriteDeadline(t)
 }
 
 // Hijack implements http.Hijacker.
@@ -120,5 +149,9 @@ func (u *upgrading) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err == nil && brw.Reader.Buffered() == 0 { // else the upgrade is refused
 		brw.Reader = u.br
 	}
-	return c, brw, err
+	if err != nil {
+		return nil, nil, err
+	}
+	u.conn = &upgraded{Conn: c}
+	return u.conn, brw, nil
 }

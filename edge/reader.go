@@ -2,6 +2,7 @@ package edge
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -219,21 +220,36 @@ func (s *session) readFailed(err error) {
 	var ce *websocket.CloseError
 	switch {
 	case s.over.Load(): // we closed it; this is the answer, or the end of our patience
-	case errors.Is(err, websocket.ErrReadLimit): // gorilla has sent the close frame
-		s.over.Store(true)
-		_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // a closed socket ends the copy as well
-		_, _ = io.Copy(io.Discard, s.raw)                    // or a reset would overtake the close frame
+	case errors.Is(err, websocket.ErrReadLimit):
+		s.end(closeTooBig, fmt.Sprintf("the frame is larger than %d bytes", chat.SocketFrameBytesMax))
+		s.linger()
+	case len(s.conn.said) > 0: // how the client broke RFC 6455, framed
+		s.endWith(s.conn.said)
+		s.linger()
 	case errors.As(err, &ce) && ce.Code != websocket.CloseAbnormalClosure:
 		code := ce.Code
 		if code == websocket.CloseNoStatusReceived {
 			code = websocket.CloseNormalClosure
 		}
 		s.end(uint16(code), "")
-		wait := time.NewTimer(closeWait)
-		defer wait.Stop()
-		select {
-		case <-s.out.written():
-		case <-wait.C:
-		}
+		s.awaitWritten()
 	}
+}
+
+// awaitWritten waits a little until the close frame is out.
+func (s *session) awaitWritten() {
+	wait := time.NewTimer(closeWait)
+	defer wait.Stop()
+	select {
+	case <-s.out.written():
+	case <-wait.C:
+	}
+}
+
+// linger takes what still comes, and forgets it: a connection that is closed with
+// something unread is reset, and that would overtake the close frame.
+func (s *session) linger() {
+	s.awaitWritten()
+	_ = s.raw.SetReadDeadline(time.Now().Add(closeWait)) // a closed socket ends the copy as well
+	_, _ = io.Copy(io.Discard, s.raw)
 }

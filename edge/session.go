@@ -26,7 +26,8 @@ type session struct {
 	number uint64 // for the log
 	claims token.Claims
 	ws     *websocket.Conn
-	raw    net.Conn
+	conn   *upgraded // what gorilla has
+	raw    net.Conn  // the same, to write to
 	out    queue
 	owner  *sockets
 	resume bool // the client announced a resume frame
@@ -57,7 +58,7 @@ type session struct {
 	resumed   bool      // the client's resume frame is here
 	idle      bool      // the client said that its user is away
 	cursors   cursors
-	awaiting  map[topology.ChannelID]struct{} // resumed by the client, not yet live
+	awaiting  map[topology.ChannelID]struct{} // resumed by the client, neither live nor passed over
 	held      []*held                         // sent to a gateway and not answered, or not yet sent; by Req
 	heldBytes int
 	nextReq   uint64
@@ -128,12 +129,16 @@ func (s *session) write(rest []byte) {
 
 // end closes the socket in order: what waits, then events, then the code.
 func (s *session) end(code uint16, reason string, events ...any) {
-	s.over.Store(true)
 	fs := make([][]byte, 0, len(events)+1)
 	for _, e := range events {
 		fs = append(fs, framed(opText, chat.Encode(e)))
 	}
-	fs = append(fs, closeFrame(code, reason))
+	s.endWith(append(fs, closeFrame(code, reason))...)
+}
+
+// endWith does the same with frames, the last of which closes.
+func (s *session) endWith(fs ...[]byte) {
+	s.over.Store(true)
 	if s.out.end(false, s.owner.cfg.WriteMax, fs...) {
 		s.flush(nil)
 	}

@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -312,6 +313,74 @@ func TestResume_MustBeFirst(t *testing.T) {
 	}
 }
 
+// C8: a channel that the client is not in is answered with an error, and is not
+// waited for: when the link dies after that, the client is not resumed again.
+func TestResume_C8_ChannelThatTheClientIsNotIn(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway(t, "gw-1", "eu-1")
+	e := w.edge(t)
+	s := w.connect(t, e, "U1", "&resume=1")
+	s.next(chat.TypeHello, nil)
+	s.write(`{"type":"resume","cursors":{"C1":10,"C99":7,"@user":3}}`)
+	o := await[frame.Open](g, 1)[0]
+	await[frame.Resume](g, 1)
+	g.say(frame.LaneOf("C99"), frame.SessionFrame{Session: o.Session, Channel: "C99", Payload: chat.Encode(chat.ErrorEvent{Type: chat.TypeError, ChannelID: "C99", Kind: "not_found"})})
+	if ee := s.errorEvent(); ee.ChannelID != "C99" {
+		t.Errorf("error %+v", ee)
+	}
+	g.join(o.Session)
+	g.onC1(groupFrame(11))
+	s.message(11)
+	g.conn().Close(nil)
+	if again := await[frame.Open](g, 2)[1]; !again.Rehomed || again.ResumeExpected {
+		t.Errorf("open %+v", again)
+	}
+	if r := await[frame.Resume](g, 2)[1]; slices.ContainsFunc(r.Cursors, func(c frame.Cursor) bool { return c.Channel == "C99" }) {
+		t.Errorf("resume %+v", r)
+	}
+}
+
+// A resume frame that can't be read is told apart from none: the error names what
+// is wrong with it.
+func TestResume_BrokenOnesAreNamed(t *testing.T) {
+	w := newWorld(t)
+	w.gateway(t, "gw-1", "eu-1")
+	e := w.edge(t)
+	for send, want := range map[string]struct{ field, says string }{
+		`{"type":"resume","cursors":"C1"}`:                                   {"cursors", "whole number"},
+		`{"type":"resume","cursors":[1]}`:                                    {"cursors", "whole number"},
+		`{"type":"resume","cursors":{"C1":-1}}`:                              {"cursors", "-1"},
+		`{"type":"resume","cursors":{"C1":1.5}}`:                             {"cursors", "1.5"},
+		`{"type":"resume","cursors":{"C1":"7"}}`:                             {"cursors", "string"},
+		`{"type":"resume","cursors":{"C1":1e300}}`:                           {"cursors", "1e300"},
+		`{"type":"resume","cursors":{"":1}}`:                                 {"cursors", "1 to 64 bytes"},
+		`{"type":"resume","cursors":{"` + strings.Repeat("x", 65) + `":1}}`:  {"cursors", "has 65"},
+		`{"type":"resume","cursors":` + manyCursors(chat.CursorsMax+1) + `}`: {"cursors", "10000"},
+		`["resume"]`: {"", "JSON object"},
+		`resume`:     {"", "JSON object"},
+	} {
+		t.Run(send[:min(len(send), 50)], func(t *testing.T) {
+			s := w.connect(t, e, "U1", "&resume=1")
+			s.next(chat.TypeHello, nil)
+			s.write(send)
+			if ee := s.errorEvent(); ee.Kind != "invalid" || ee.Field != want.field || !strings.Contains(ee.Detail, want.says) {
+				t.Errorf("error %+v, want field %q and %q", ee, want.field, want.says)
+			}
+			if ce := s.closed(); ce.Code != 4002 || ce.Text != "no valid resume frame" {
+				t.Errorf("closed with %v", ce)
+			}
+		})
+	}
+}
+
+func manyCursors(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `%c"C%d":1`, ",{"[min(1, max(0, 1-i))], i)
+	}
+	return b.String() + "}"
+}
+
 func TestResume_MustComeInTime(t *testing.T) {
 	w := newWorld(t)
 	w.gateway(t, "gw-1", "eu-1")
@@ -339,6 +408,8 @@ func TestClientFrames_BadOnesAreNamed(t *testing.T) {
 	for _, c := range []struct{ send, kind, field string }{
 		{`garbage`, "invalid", ""},
 		{`[]`, "invalid", ""},
+		{`null`, "invalid", ""},
+		{` "x"`, "invalid", ""},
 		{"{\"type\":\"post\",\"text\":\"\xff\"}", "invalid", ""},
 		{`{"id":"1"}`, "invalid", "type"},
 		{`{"type":"dance"}`, "invalid", "type"},
@@ -353,10 +424,11 @@ func TestClientFrames_BadOnesAreNamed(t *testing.T) {
 		{`{"type":"mark_read","channel_id":"C1"}`, "invalid", "last_read_message_id"},
 		{`{"type":"typing_start"}`, "invalid", "channel_id"},
 		{`{"type":"resume","cursors":{}}`, "invalid", "type"},
+		{`{"type":"resume","cursors":{"C1":-1}}`, "invalid", "cursors"},
 		{`{"type":"ping","id":"` + long + `"}`, "invalid", "id"},
 	} {
 		s.write(c.send)
-		if ee := s.errorEvent(); ee.Kind != c.kind || ee.Field != c.field || ee.Detail == "" {
+		if ee := s.errorEvent(); ee.Kind != c.kind || ee.Field != c.field || ee.Detail == "" || strings.HasPrefix(ee.Detail, ":") {
 			t.Errorf("%.60s: %+v, want kind %s, field %q", c.send, ee, c.kind, c.field)
 		}
 	}

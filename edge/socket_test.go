@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -87,10 +89,56 @@ func TestSocket_FrameTooBig(t *testing.T) {
 	go func() { // it may fail halfway: the edge need not read it all
 		_ = s.ws.WriteMessage(websocket.TextMessage, make([]byte, chat.SocketFrameBytesMax+1))
 	}()
-	if ce := s.closed(); ce.Code != websocket.CloseMessageTooBig {
+	if ce := s.closed(); ce.Code != websocket.CloseMessageTooBig || !strings.Contains(ce.Text, "524288 bytes") {
 		t.Fatalf("closed with %v", ce)
 	}
 	await[frame.Close](g, 1)
+}
+
+// A header that claims more than a frame may have is enough: nothing is kept for
+// what it announces, and nothing of it is waited for.
+func TestSocket_FrameThatClaimsTooMuch(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway(t, "gw-1", "eu-1")
+	public := w.issue(t, pki.RoleEdge, "public")
+	plain := w.edge(t)
+	below := w.edge(t, func(c *edge.Config) { c.PlainHTTP, c.TLS = false, public.Public() })
+	tc := &tls.Config{RootCAs: public.CAPool()}
+	closes := 0
+	for name, claim := range map[string]uint64{"1 GB": 1 << 30, "one byte too many": chat.SocketFrameBytesMax + 1, "all there is": 1<<63 - 1, "more than that": 1<<64 - 1} {
+		for scheme, e := range map[string]*edge.Edge{"ws": plain, "wss": below} {
+			t.Run(name+" by "+scheme, func(t *testing.T) {
+				s, _ := dial(t, scheme+"://"+e.Addr()+"/connect?token="+w.token(t, "U1"), nil, func(d *websocket.Dialer) { d.TLSClientConfig = tc })
+				s.next(chat.TypeHello, nil)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				s.raw(append(binary.BigEndian.AppendUint64([]byte{0x81, 0x80 | 127}, claim), 1, 2, 3, 4))
+				stop, dribbled := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(dribbled)
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(10 * time.Millisecond):
+							_, _ = s.ws.NetConn().Write([]byte("x")) // the edge may be gone
+						}
+					}
+				}()
+				if ce := s.closed(); ce.Code != websocket.CloseMessageTooBig || !strings.Contains(ce.Text, "524288 bytes") {
+					t.Errorf("closed with %v", ce)
+				}
+				close(stop)
+				<-dribbled
+				runtime.ReadMemStats(&after)
+				if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+					t.Errorf("%d bytes were made for it", n)
+				}
+				closes++
+				await[frame.Close](g, closes)
+			})
+		}
+	}
 }
 
 // Compression is never negotiated, so no small frame becomes a large one.
@@ -104,7 +152,7 @@ func TestSocket_NoCompression(t *testing.T) {
 	}
 	// A frame that claims to be compressed breaks the protocol.
 	_, _ = s.ws.NetConn().Write([]byte{0xc1, 0x80, 0, 0, 0, 0})
-	if ce := s.closed(); ce.Code != websocket.CloseProtocolError {
+	if ce := s.closed(); ce.Code != websocket.CloseProtocolError || !strings.Contains(ce.Text, "RSV1") {
 		t.Fatalf("closed with %v", ce)
 	}
 }

@@ -58,14 +58,14 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 	if full {
 		return &problem.Error{Kind: problem.Unavailable, Msg: "this edge is full; GET /api/v1/edges lists others", RetryAfter: 2 * time.Second}
 	}
-	ws, br, err := k.upgrade(w, r)
+	ws, conn, br, err := k.upgrade(w, r)
 	if err != nil {
 		return nil //nolint:nilerr // gorilla has answered
 	}
 	now := time.Now()
 	c.ID = "" // of no use from here on
 	s := &session{
-		number: k.next.Add(1), claims: c, ws: ws, raw: ws.NetConn(), br: br, owner: k, resume: resume, homeless: now,
+		number: k.next.Add(1), claims: c, ws: ws, conn: conn, raw: conn.Conn, br: br, owner: k, resume: resume, homeless: now,
 		bucket: bucket{perS: k.cfg.FramesPerS, burst: float64(k.cfg.FramesBurst), tokens: float64(k.cfg.FramesBurst), at: now},
 	}
 	s.out = queue{conn: s.raw, direct: newDirect(s.raw), writeMax: k.cfg.WriteMax, gated: true, bytesMax: k.cfg.QueueBytesMax, framesMax: k.cfg.QueueFramesMax}
@@ -81,14 +81,18 @@ func (k *sockets) accept(w http.ResponseWriter, r *http.Request, c token.Claims,
 }
 
 // upgrade has gorilla do it, with a reader whose buffer is lent.
-func (k *sockets) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *bufio.Reader, error) {
+func (k *sockets) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *upgraded, *bufio.Reader, error) {
 	br := &bufio.Reader{}
 	in := k.poller.intakes.get(nil)
 	in.lend(br)
-	ws, err := k.upgrader.Upgrade(&upgrading{ResponseWriter: w, br: br}, r, nil)
+	u := &upgrading{ResponseWriter: w, br: br}
+	ws, err := k.upgrader.Upgrade(u, r, nil)
 	in.takeBack(br)
 	k.poller.intakes.put(in)
-	return ws, br, err
+	if err == nil {
+		u.conn.done = true
+	}
+	return ws, u.conn, br, err
 }
 
 // begin has a session read, unless all sockets are closed.

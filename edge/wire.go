@@ -8,6 +8,7 @@ import (
 	"parley/internal/link"
 	"parley/internal/problem"
 	"parley/internal/topology"
+	"parley/internal/wire/chat"
 	"parley/internal/wire/frame"
 	"parley/regions"
 )
@@ -213,7 +214,11 @@ func (a *attachment) sessionFrame(f frame.SessionFrame, t *turn) {
 	if s.att != a {
 		return
 	}
-	if f.Channel != "" && f.To > 0 {
+	switch {
+	case f.Channel == "", f.Channel == chat.UserCursor && f.To == 0:
+	case f.To == 0: // C8
+		s.passOver(f.Channel)
+	default:
 		switch c := s.cursors.find(f.Channel); {
 		case c == nil:
 			s.cursors.put(&cursor{channel: f.Channel, rev: f.To})
@@ -226,6 +231,15 @@ func (a *attachment) sessionFrame(f frame.SessionFrame, t *turn) {
 	if len(f.Payload) > 0 && s.push(framed(opText, f.Payload)) {
 		t.wake = append(t.wake, s)
 	}
+}
+
+// passOver forgets the cursor of a channel that the session is not in. The caller
+// holds s.mu.
+func (s *session) passOver(ch topology.ChannelID) {
+	if c := s.cursors.find(ch); c != nil && c.group == nil {
+		s.cursors.drop(ch)
+	}
+	s.arrived(ch)
 }
 
 // control handles one frame of the control lane.

@@ -51,6 +51,7 @@ type client struct {
 	joined  map[topology.ChannelID]topology.Rev   // where the last Join was
 	revs    map[topology.ChannelID][]topology.Rev // of events that arrived, in order
 	events  []event
+	passed  []topology.ChannelID // cursors that were passed over
 	answers map[uint64]frame.AnswerBody
 	order   []uint64 // of answers
 	refused *frame.Refused
@@ -230,7 +231,13 @@ func (e *edge) sessionFrame(lane int, f frame.SessionFrame) {
 		}
 		c.cursors[f.Channel] = f.To
 	}
-	c.take(f.Payload, false)
+	if f.Channel != "" && f.Channel != chat.UserCursor && f.From == 0 && f.To == 0 { // C8
+		delete(c.cursors, f.Channel)
+		c.passed = append(c.passed, f.Channel)
+	}
+	if len(f.Payload) > 0 {
+		c.take(f.Payload, false)
+	}
 }
 
 func (c *client) take(payload []byte, byGroup bool) {

@@ -181,6 +181,13 @@ func (c *cell) leave(ref topology.ChannelRef, u topology.UserID) topology.Rev {
 	return rev
 }
 
+func (c *cell) urev(u topology.UserID) topology.URev {
+	c.tb.Helper()
+	urevs, err := c.rows.URevs(c.ctx(), place, []topology.UserID{u})
+	c.must(err)
+	return urevs[u]
+}
+
 func (c *cell) head(ref topology.ChannelRef) topology.Rev {
 	c.tb.Helper()
 	heads, err := c.servers.Heads(c.ctx(), []topology.ChannelRef{ref})

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -122,6 +123,63 @@ func TestGateway_CursorThatCantBeServedIsReset(t *testing.T) {
 				t.Fatal("messages from before the joining")
 			}
 			s.close()
+		})
+	}
+}
+
+// Cursors of channels that the user is not in are answered each, in the same words
+// whether the channel exists or not; the others are resumed beside them.
+func TestGateway_C8_CursorOfNoChannelOfTheUsers(t *testing.T) {
+	c := newCell(t)
+	us := c.people(3)
+	ref := c.channel("C1", false, us...)
+	c.channel("C2", true, us[0])
+	left := c.channel("C3", false, us...)
+	c.channel("C4", false, us[0])
+	e := c.edge(c.gateway("gw"), 1)
+	was := c.urev(us[1])
+	c.leave(left, us[1])
+	c.say(ref, us[0], "hello")
+	cursors := map[topology.ChannelID]topology.Rev{"C1": 1, "C2": 1, "C3": 1, "C4": 1, "C99": 7}
+	for name, tc := range map[string]struct {
+		list    bool // the cursors name the list of channels as well
+		rehomed bool
+		errors  []topology.ChannelID
+	}{
+		"resumed":                {errors: []topology.ChannelID{"C2", "C3", "C4", "C99"}},
+		"resumed, with the list": {list: true, errors: []topology.ChannelID{"C2", "C4", "C99"}},
+		"moved by the edge":      {list: true, rehomed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := maps.Clone(cursors)
+			if tc.list {
+				asked[chat.UserCursor] = topology.Rev(was)
+			}
+			s := e.openAs(us[1], asked, frame.Open{Workspace: place.Workspace, Epoch: 1, ResumeExpected: !tc.rehomed, Rehomed: tc.rehomed})
+			s.live("C1")
+			s.exactly("C1", 2, 2)
+			s.see("all others are passed over", func() bool { return len(s.passed) == 4 })
+			var got []topology.ChannelID
+			for _, ev := range s.got(chat.TypeError) {
+				var ee chat.ErrorEvent
+				decode(t, ev.raw, &ee)
+				if ee.Kind != "not_found" || ee.Field != "cursors" || strings.ReplaceAll(ee.Detail, string(ee.ChannelID), "X") != "cursors: there is no channel X, or you are not in it; nothing of it follows" {
+					t.Errorf("error %+v", ee)
+				}
+				got = append(got, ee.ChannelID)
+			}
+			if slices.Sort(got); !slices.Equal(got, tc.errors) {
+				t.Errorf("errors about %v, want %v", got, tc.errors)
+			}
+			if tc.list && !slices.ContainsFunc(s.list(), func(l string) bool { return strings.HasPrefix(l, "lost C3") }) {
+				t.Errorf("the list says %v", s.list())
+			}
+			if n := len(s.got(chat.TypeResumed)); !tc.rehomed && n < 1 {
+				t.Error("nothing was resumed")
+			}
+			if got := s.close(); len(got) > 2 || got["C1"] != 2 {
+				t.Errorf("the edge would go on at %v", got)
+			}
 		})
 	}
 }

@@ -291,6 +291,9 @@ func (s *session) catchUp(at hello) error {
 			return err
 		}
 	}
+	if err := s.passOver(cursors, members, gained); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	s.live = true
 	s.mu.Unlock()

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"parley/cell/directory"
@@ -289,4 +290,29 @@ func (f *follower) join(s *session, resumed bool) bool {
 	gr.sessions[s] = struct{}{}
 	s.peer.send(f.lane, frame.Join{Group: gr.id, Rev: f.rev, Sessions: []topology.SessionID{s.open.Session}})
 	return true
+}
+
+// passOver answers the cursors of channels that the user is not in, whether they
+// exist or not (C8): with an error, unless the list of channels has told of them.
+func (s *session) passOver(cursors map[topology.ChannelID]topology.Rev, in map[topology.ChannelID]directory.Membership, told map[topology.ChannelID]bool) error {
+	for ch := range cursors {
+		if _, ok := in[ch]; ok || ch == chat.UserCursor {
+			continue
+		}
+		f := frame.SessionFrame{Channel: ch}
+		if _, ok := told[ch]; !ok && s.open.ResumeExpected {
+			f.Payload = chat.Encode(chat.ErrorEvent{
+				Type: chat.TypeError, ChannelID: ch, Kind: string(problem.NotFound), Field: "cursors",
+				Detail: fmt.Sprintf("cursors: there is no channel %s, or you are not in it; nothing of it follows", ch),
+			})
+		}
+		release, err := s.peer.enter(s.ctx, frame.LaneOf(string(ch)))
+		if err != nil {
+			return err
+		}
+		s.send(f)
+		release()
+	}
+	s.peer.flush()
+	return nil
 }

@@ -35,6 +35,7 @@ const (
 	Unsupported Kind = "unsupported"  // 501: version or feature this peer lacks
 	Precond     Kind = "precondition" // 412: the version named is not the present one
 	Method      Kind = "method"       // 405: the path has other methods
+	MediaType   Kind = "media_type"   // 415: the body is in a form that is not taken
 )
 
 var statuses = map[Kind]int{ //nolint:gochecknoglobals // a constant table
@@ -42,7 +43,7 @@ var statuses = map[Kind]int{ //nolint:gochecknoglobals // a constant table
 	NotFound: http.StatusNotFound, Conflict: http.StatusConflict, TooLarge: http.StatusRequestEntityTooLarge,
 	Exhausted: http.StatusTooManyRequests, Moved: http.StatusMisdirectedRequest,
 	Unavailable: http.StatusServiceUnavailable, Unknown: http.StatusServiceUnavailable,
-	Method: http.StatusMethodNotAllowed, Full: http.StatusInsufficientStorage, Unsupported: http.StatusNotImplemented, Precond: http.StatusPreconditionFailed,
+	Method: http.StatusMethodNotAllowed, MediaType: http.StatusUnsupportedMediaType, Full: http.StatusInsufficientStorage, Unsupported: http.StatusNotImplemented, Precond: http.StatusPreconditionFailed,
 }
 
 // Status is the kind's HTTP status; 500 for one that should not have left.

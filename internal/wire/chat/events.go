@@ -131,15 +131,17 @@ type AckEvent struct {
 	*Posted
 }
 
-// ErrorEvent refuses a client frame (ID is that frame's) or ends the session.
+// ErrorEvent refuses a client frame (ID is that frame's), or one channel's cursor of
+// a resume (ChannelID), or ends the session.
 type ErrorEvent struct {
-	Type    string `json:"type"`
-	ID      string `json:"id,omitempty"`
-	Kind    string `json:"kind"`
-	Detail  string `json:"detail"`
-	Field   string `json:"field,omitempty"`
-	Outcome string `json:"outcome,omitempty"`
-	RetryMS int64  `json:"retry_ms,omitempty"`
+	Type      string             `json:"type"`
+	ID        string             `json:"id,omitempty"`
+	ChannelID topology.ChannelID `json:"channel_id,omitempty"`
+	Kind      string             `json:"kind"`
+	Detail    string             `json:"detail"`
+	Field     string             `json:"field,omitempty"`
+	Outcome   string             `json:"outcome,omitempty"`
+	RetryMS   int64              `json:"retry_ms,omitempty"`
 }
 
 // GoawayEvent asks the client to connect elsewhere, then close this socket.

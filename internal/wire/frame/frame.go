@@ -40,8 +40,11 @@
 //	C7 Leave ends a session's following for good: the edge forgets its cursor of
 //	   the channel. A gateway that only wants to catch a session up again sends
 //	   SessionFrames after it, and a Join.
-//	C8 A cursor may name a channel that the user is no longer in: it is passed
-//	   over, the change of "@user" tells the client.
+//	C8 A cursor may name a channel that the user is not in, or that is none. A
+//	   SessionFrame with the channel, From 0 and To 0 says so, at the place of its
+//	   catch-up: the edge forgets the cursor and waits for no "resumed". It carries
+//	   an "error" event for a client that asked, unless a change of "@user" has
+//	   told it of the loss.
 //	C9 Moved asks the edge to take all sessions of the workspace elsewhere; with
 //	   an epoch above the one it knows at once, else after a pause that grows.
 //	   Refused with a kind that may pass (moved, unavailable, exhausted …) is tried
@@ -236,8 +239,9 @@ type (
 	}
 	// SessionFrame is an event for one session. With a Channel and To, it is
 	// catch-up: the session's cursor there is To afterwards. Channel UserCursor
-	// ("@user") counts urevs. Without a Channel it is a state (read state,
-	// presence), which has no cursor.
+	// ("@user") counts urevs. With a Channel and neither From nor To, the session
+	// is not in it (C8). Without a Channel it is a state (read state, presence),
+	// which has no cursor.
 	SessionFrame struct {
 		Session  topology.SessionID
 		Channel  topology.ChannelID
