@@ -20,13 +20,14 @@ type archive struct {
 	read  map[string]bool
 }
 
-// newArchive refuses what is too much before anything is unpacked.
-func newArchive(name string, z *zip.Reader) (archive, error) {
+// newArchive refuses what is too much before anything is unpacked. size is the ZIP
+// file's own: the sizes that the ZIP gives may be made up.
+func newArchive(name string, z *zip.Reader, size int64) (archive, error) {
 	if len(z.File) > filesMax {
 		return archive{}, problem.New(problem.TooLarge, "%s holds %d files, at most %d are taken", name, len(z.File), filesMax)
 	}
 	a := archive{files: make(map[string]*zip.File, len(z.File)), read: map[string]bool{}}
-	unpacked := uint64(0)
+	unpacked, growthMax := uint64(0), max(growthFree, growthTimes*uint64(max(size, 0)))
 	for _, f := range z.File {
 		if strings.HasSuffix(f.Name, "/") {
 			continue
@@ -42,8 +43,12 @@ func newArchive(name string, z *zip.Reader) (archive, error) {
 		if f.UncompressedSize64 > fileBytesMax {
 			return archive{}, fault(file, 0, "has %d bytes, at most %d are taken", f.UncompressedSize64, fileBytesMax)
 		}
-		if unpacked += f.UncompressedSize64; unpacked > unpackedMax {
-			return archive{}, problem.New(problem.TooLarge, "%s unpacks to more than %d GiB: export fewer days at a time", name, unpackedMax>>30)
+		switch unpacked += f.UncompressedSize64; {
+		case unpacked > unpackedMax:
+			return archive{}, problem.New(problem.TooLarge, "%s: with %s in it, it unpacks to more than %d GiB: export fewer days at a time", name, printable(file), unpackedMax>>30)
+		case unpacked > growthMax:
+			return archive{}, problem.New(problem.TooLarge, "%s: with %s in it, it unpacks to %d bytes, at most %d are taken from a ZIP file of %d: is it a bomb?",
+				name, printable(file), unpacked, growthMax, size)
 		}
 	}
 	return a, nil

@@ -3,9 +3,11 @@ package slack_test
 import (
 	"archive/zip"
 	"bytes"
+	"compress/flate"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -124,8 +126,9 @@ func TestOpen_RefusesArchives(t *testing.T) {
 	users := [2]string{"users.json", "[]"}
 	var many [][2]string
 	for i := range 65 {
-		many = append(many, [2]string{fmt.Sprintf("general/%d.json", i), "[]"})
+		many = append(many, [2]string{fmt.Sprintf("general/%02d.json", i), "[]"})
 	}
+	padding := [2]string{"photo.png", strings.Repeat("x", 84<<20)} // so that it is the sum that is too much
 	for name, c := range map[string]struct {
 		file string
 		kind problem.Kind
@@ -134,7 +137,10 @@ func TestOpen_RefusesArchives(t *testing.T) {
 		"file twice":           {archive(t, 0, users, [2]string{"channels.json", "[]"}, users), problem.Invalid, "users.json: is in the ZIP file twice"},
 		"file twice, hidden":   {archive(t, 0, users, [2]string{"channels.json", "[]"}, [2]string{"a/../users.json", "[]"}), problem.Invalid, "users.json: is in the ZIP file twice"},
 		"a file too large":     {archive(t, 256<<20+1, users), problem.Invalid, "users.json: has 268435457 bytes, at most 268435456 are taken"},
-		"too large altogether": {archive(t, 256<<20, many...), problem.TooLarge, "unpacks to more than 16 GiB"},
+		"too large altogether": {archive(t, 256<<20, append(many, padding)...), problem.TooLarge, "with general/64.json in it, it unpacks to more than 16 GiB"},
+		"a bomb":               {archive(t, 65<<20, users), problem.TooLarge, "with users.json in it, it unpacks to 68157440 bytes, at most 67108864 are taken from a ZIP file of 120"},
+		"a bomb in pieces":     {archive(t, 1<<20, many...), problem.TooLarge, "with general/64.json in it, it unpacks to 68157440 bytes"},
+		"a name that erases":   {archive(t, 256<<20+1, [2]string{"a\x1b[2J.json", "[]"}), problem.Invalid, "a\uFFFD[2J.json: has 268435457 bytes"},
 		"more than it says":    {archive(t, 1, users), problem.Invalid, "users.json: "},
 		"less than it says":    {archive(t, 3, users), problem.Invalid, "users.json: can't be unpacked"},
 	} {
@@ -143,5 +149,91 @@ func TestOpen_RefusesArchives(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestOpen_StopsWhereABombGoesOn: an entry that says it is small is unpacked no
+// further than it says, whatever it holds.
+func TestOpen_StopsWhereABombGoesOn(t *testing.T) {
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 256 << 20
+	if _, err := w.Write(bytes.Repeat([]byte{' '}, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	part, err := z.CreateRaw(&zip.FileHeader{
+		Name: "users.json", Method: zip.Deflate, CompressedSize64: uint64(packed.Len()), UncompressedSize64: 100,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := part.Write(packed.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "bomb.zip")
+	if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = slack.Open(name, now)
+	runtime.ReadMemStats(&after)
+	if !problem.Is(err, problem.Invalid) || !strings.HasPrefix(problem.Show(err), "users.json: ") {
+		t.Errorf("got %v", err)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > size/16 {
+		t.Errorf("%d bytes were taken for an entry that says it has 100", grown)
+	}
+}
+
+// TestOpen_OddNames: nothing is ever unpacked to disk, so a name that leads out of
+// the archive leads nowhere; what is no day of a channel is left out and counted.
+func TestOpen_OddNames(t *testing.T) {
+	files := good()
+	want, err := slack.Open(write(t, files), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	day := files["general/2020-09-14.json"]
+	for name, to := range map[string]string{"users.json": "/users.json", "channels.json": "../../channels.json", "general/2020-09-15.json": "a/../general/./2020-09-15.json"} {
+		files[to] = files[name]
+		delete(files, name)
+	}
+	for _, odd := range []string{
+		"general/", "general/2020-09-16.json/", "general/deeper/2020-09-16.json", "../general.json", "/etc/2020-09-16.json",
+		`general\2020-09-16.json`, `C:\general\2020-09-16.json`, "General/2020-09-16.json", "general /2020-09-16.json", "../etc/passwd",
+	} {
+		files[odd] = day
+		if strings.HasSuffix(odd, "/") {
+			files[odd] = ""
+		}
+	}
+	got, err := slack.Open(write(t, files), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for what, n := range got.Skipped {
+		if !strings.HasPrefix(what, "notices") {
+			left += n
+		}
+	}
+	if left != 8 { // all but the two folders
+		t.Errorf("%d files are left out: %v", left, got.Skipped)
+	}
+	want.Digest, got.Digest, want.Skipped, got.Skipped = "", "", nil, nil
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }

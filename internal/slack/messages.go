@@ -2,6 +2,7 @@ package slack
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,7 +87,7 @@ func (r *reader) root(e entry, before []Message, all []entry) int {
 // message checks one message; ok is false for what is no conversation.
 func (r *reader) message(file string, line int, m messageJSON) (e entry, ok bool, err error) {
 	if m.Type != "" && m.Type != "message" {
-		r.export.Skipped["entries of type "+m.Type]++
+		r.export.Skipped[fmt.Sprintf("entries of type %.40q", m.Type)]++
 		return e, false, nil
 	}
 	if notices[m.Subtype] {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"parley/internal/problem"
 	"parley/internal/wire/chat"
@@ -66,6 +67,10 @@ const (
 	fileBytesMax = 256 << 20
 	unpackedMax  = 16 << 30
 	messagesMax  = 50_000_000
+	// Exports unpack to some 15 times their size, and what repeats one line for ever
+	// to 1,000 times. Little is taken however well it is packed.
+	growthTimes = 200
+	growthFree  = 64 << 20
 )
 
 // Fault is something wrong in a file of the export.
@@ -84,8 +89,19 @@ func (f *Fault) Error() string {
 }
 
 func fault(file string, line int, format string, args ...any) error {
-	f := &Fault{File: file, Line: line, What: fmt.Sprintf(format, args...)}
+	f := &Fault{File: printable(file), Line: line, What: printable(fmt.Sprintf(format, args...))}
 	return problem.Wrap(f, problem.Invalid, "%s", f.Error())
+}
+
+// printable keeps names and ids of the export, whoever wrote it, from moving the
+// terminal's cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // faulty is an error of a rule of the API, about something in a file.
@@ -95,7 +111,7 @@ func faulty(file string, line int, err error) error {
 
 // Open reads and checks an export. now bounds the times of messages.
 func Open(file string, now time.Time) (*Export, error) {
-	digest, err := digestOf(file)
+	digest, size, err := digestOf(file)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +120,7 @@ func Open(file string, now time.Time) (*Export, error) {
 		return nil, problem.Wrap(err, problem.Invalid, "%s is not a ZIP file: %v", file, err)
 	}
 	defer func() { _ = z.Close() }() // it was only read
-	a, err := newArchive(file, &z.Reader)
+	a, err := newArchive(file, &z.Reader, size)
 	if err != nil {
 		return nil, err
 	}
@@ -118,17 +134,17 @@ func Open(file string, now time.Time) (*Export, error) {
 	return r.export, nil
 }
 
-func digestOf(file string) (string, error) {
+func digestOf(file string) (digest string, size int64, err error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return "", problem.Wrap(err, problem.Invalid, "%s can't be read: %v", file, errors.Unwrap(err))
+		return "", 0, problem.Wrap(err, problem.Invalid, "%s can't be read: %v", file, errors.Unwrap(err))
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", problem.Wrap(err, problem.Invalid, "%s can't be read", file)
+	if size, err = io.Copy(h, f); err != nil {
+		return "", 0, problem.Wrap(err, problem.Invalid, "%s can't be read", file)
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return hex.EncodeToString(h.Sum(nil)), size, nil
 }
 
 type reader struct {
