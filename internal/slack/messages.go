@@ -98,7 +98,10 @@ func (r *reader) message(file string, line int, m messageJSON) (e entry, ok bool
 	if err != nil {
 		return e, false, fault(file, line, "ts: %q must be seconds with six decimals", m.TS)
 	}
-	if ts.Time().After(r.now.Add(aheadMax)) {
+	switch at := ts.Time(); {
+	case at.Before(earliest):
+		return e, false, fault(file, line, "ts: %s is before %s: it must be in seconds since 1970", m.TS, earliest.Format(time.DateOnly))
+	case at.After(r.now.Add(aheadMax)):
 		return e, false, fault(file, line, "ts: %s is in the future", m.TS)
 	}
 	text := m.body()

@@ -240,9 +240,9 @@ func (r *reader) readChannels(list string) error {
 	})
 }
 
-// Times at which a channel can have been created: Slack is younger than the first,
-// archives of other chats that come in its form may be as old.
-var createdMin = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // a constant
+// Nothing in an export is older: Slack is younger, archives of other chats that come
+// in its form may be as old. A smaller number is in other units, or made up.
+var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // a constant
 
 const createdAhead = 24 * time.Hour
 
@@ -263,8 +263,8 @@ func (r *reader) checkChannel(list string, line int, c channelJSON) error {
 	if err := chat.CheckTopic(c.topic()); err != nil {
 		return faulty(list, line, err)
 	}
-	if latest := r.now.Add(createdAhead); c.Created < createdMin.Unix() || c.Created > latest.Unix() {
-		return fault(list, line, "created: %d must be in seconds since 1970, from %s to %s", c.Created, createdMin.Format(time.DateOnly), latest.UTC().Format(time.DateOnly))
+	if latest := r.now.Add(createdAhead); c.Created < earliest.Unix() || c.Created > latest.Unix() {
+		return fault(list, line, "created: %d must be in seconds since 1970, from %s to %s", c.Created, earliest.Format(time.DateOnly), latest.UTC().Format(time.DateOnly))
 	}
 	return nil
 }

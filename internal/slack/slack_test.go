@@ -89,6 +89,21 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// TestOpen_EdgesOfTime: the first and the last time that are taken are kept to the
+// microsecond.
+func TestOpen_EdgesOfTime(t *testing.T) {
+	files := good()
+	files["general/2020-09-16.json"] = `[{"user":"U1","text":"x","ts":"946684800.000001"},{"user":"U1","text":"x","ts":"1700000300.000000"}]`
+	e, err := slack.Open(write(t, files), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch := e.Channels[0]
+	if first, last := ch.Messages[0].TS, ch.Messages[len(ch.Messages)-1].TS; first != 946_684_800_000_001 || last != 1_700_000_300_000_000 || ch.Created != 946_684_800_000_000 {
+		t.Errorf("first %d, last %d, created %d", first, last, ch.Created)
+	}
+}
+
 func TestOpen_ErrorsNameFileAndLine(t *testing.T) {
 	const day = "general/2020-09-15.json"
 	for name, c := range map[string]struct{ file, data, want string }{
@@ -103,6 +118,13 @@ func TestOpen_ErrorsNameFileAndLine(t *testing.T) {
 		"no author":        {day, `[{"text":"x","ts":"1600080000.000000"}]`, day + ":1: user: is missing"},
 		"bad ts":           {day, `[{"user":"U1","text":"x","ts":"1600080000"}]`, day + ":1: ts: "},
 		"future":           {day, `[{"user":"U1","text":"x","ts":"1800080000.000000"}]`, day + ":1: ts: 1800080000.000000 is in the future"},
+		"near future":      {day, `[{"user":"U1","text":"x","ts":"1700000300.000001"}]`, day + ":1: ts: 1700000300.000001 is in the future"},
+		"far future":       {day, `[{"user":"U1","text":"x","ts":"1099511627775.999999"}]`, day + ":1: ts: 1099511627775.999999 is in the future"},
+		"farther future":   {day, `[{"user":"U1","text":"x","ts":"9223372036854775807.000000"}]`, day + `:1: ts: "9223372036854775807.000000" must be seconds`},
+		"ts of one digit":  {day, `[{"user":"U1","text":"x","ts":"1.0"}]`, day + `:1: ts: "1.0" must be seconds with six decimals`},
+		"in 1970":          {day, "[\n{\"user\":\"U1\",\"text\":\"x\",\"ts\":\"1.000000\"}]", day + ":2: ts: 1.000000 is before 2000-01-01"},
+		"in 1999":          {day, `[{"user":"U1","text":"x","ts":"946684799.999999"}]`, day + ":1: ts: 946684799.999999 is before 2000-01-01"},
+		"before 1970":      {day, `[{"user":"U1","text":"x","ts":"-1.000000"}]`, day + `:1: ts: "-1.000000" must be seconds`},
 		"time twice":       {day, `[{"user":"U1","text":"x","ts":"1600000002.000000"}]`, day + ":1: ts: 2020-09-13 12:26:42.000000 is that of general/2020-09-14.json:2, too"},
 		"too long":         {day, `[{"user":"U1","text":"` + strings.Repeat("é", 40_001) + `","ts":"1600080000.000000"}]`, day + ":1: text: has 40001 characters"},
 		"more than array":  {day, "[]\n[]", day + ":2: something follows the array"},
