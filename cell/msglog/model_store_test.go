@@ -207,7 +207,9 @@ func (s *modelStore) Tail(_ context.Context, _ topology.ChannelRef, from topolog
 	return rows, nil
 }
 
-func (s *modelStore) Oldest(context.Context, topology.ChannelRef) (topology.Rev, error) { return 1, nil }
+func (s *modelStore) Oldest(context.Context, topology.ChannelRef) (topology.Rev, error) {
+	return 1, nil
+}
 
 func (s *modelStore) Dirty(context.Context, topology.Shard) ([]topology.ChannelRef, error) {
 	return nil, problem.New(problem.Unsupported, "not in the model")
