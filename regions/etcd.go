@@ -35,6 +35,7 @@ const etcdQuota = 1 << 30
 type Etcd struct {
 	endpoint string
 	server   *embed.Etcd
+	log      *slog.Logger
 	failed   chan error
 	broken   atomic.Bool // it would have ended the process, and may hold locks
 	close    sync.Once
@@ -79,7 +80,10 @@ func (e *Etcd) Close() {
 
 // StartEtcd starts an etcd and waits until it serves.
 func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
-	e := &Etcd{failed: make(chan error, 1)}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Etcd{log: cfg.Log.With("dir", cfg.Dir), failed: make(chan error, 1)}
 	conf, err := embedConfig(cfg, func(err error) {
 		e.broken.Store(true)
 		e.fail(problem.Wrap(err, problem.Unavailable, "the embedded etcd in %s can't go on: %v", cfg.Dir, err))
@@ -95,6 +99,7 @@ func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
 	go e.watch() // ends with the server
 	select {
 	case <-server.Server.ReadyNotify():
+		go newRoom(e, conf.Dir).keep() // ends with the server
 		return e, nil
 	case err = <-e.failed:
 	case <-server.Server.StopNotify():
@@ -131,9 +136,6 @@ func embedConfig(cfg EtcdConfig, fatal func(error)) (*embed.Config, error) {
 		if v == "" {
 			return nil, problem.Field(field, "is empty")
 		}
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	conf := embed.NewConfig()
 	conf.Name = "parley"

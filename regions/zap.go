@@ -19,11 +19,11 @@ type slogCore struct {
 	fields []zapcore.Field
 }
 
-// etcd calls Fatal where it would end the process, as when its disk is full. fatal hears
+// etcd calls Fatal or Panic where it would end the process, as when its disk is full. fatal hears
 // of that instead, and the goroutine ends: who embeds etcd has more in this process, and
 // its people want to know why it ends.
 func newZap(log *slog.Logger, fatal func(error)) *zap.Logger {
-	return zap.New(&slogCore{log: log}, zap.WithFatalHook(fatalHook(fatal)))
+	return zap.New(&slogCore{log: log}, zap.WithFatalHook(fatalHook(fatal)), zap.WithPanicHook(fatalHook(fatal)))
 }
 
 type fatalHook func(error)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -39,21 +40,35 @@ type instance struct {
 	mem    *vfs.MemFS
 	db     *pebbledb.DB
 	broken atomic.Pointer[error]
+	full   atomic.Bool
 }
 
 var errDisk = errors.New("the disk takes no more")
 
 func (in *instance) open() error {
 	in.broken.Store(nil)
+	in.full.Store(false)
 	fs := errorfs.Wrap(in.mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if err := in.broken.Load(); err != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return *err
+		}
+		if in.full.Load() && takesRoom(op.Kind) {
+			return syscall.ENOSPC
 		}
 		return nil
 	}))
 	db, err := pebbledb.Open(pebbledb.Config{Dir: "db", FS: fs})
 	in.db = db
 	return err
+}
+
+func takesRoom(k errorfs.OpKind) bool {
+	switch k {
+	case errorfs.OpCreate, errorfs.OpLink, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate:
+		return true
+	default:
+		return false
+	}
 }
 
 func (in *instance) Store() msglog.Store { return in.db.Log() }

@@ -14,13 +14,13 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"parley/internal/disk"
 	"parley/internal/problem"
 )
 
@@ -51,6 +51,8 @@ type Config struct {
 //  2. Nothing answers success for a write that Pebble did not take: Pebble
 //     reports a fatal commit error to its logger and then returns nil, so each
 //     write looks at the latch after it (see commit).
+//  3. A full disk is no failure: writes to it wait until there is room (see
+//     patientFS), and posts are refused before it comes to that (see room).
 type DB struct {
 	pebble *pebble.DB
 	log    *slog.Logger
@@ -65,6 +67,7 @@ type DB struct {
 	closed   bool
 	closeErr error
 
+	patience  *disk.Patience
 	room      *room
 	logStore  *logStore
 	history   *historyStore
@@ -88,9 +91,10 @@ func Open(cfg Config) (*DB, error) {
 	d := &DB{log: cfg.Log, failed: make(chan struct{}), clock: cfg.Now}
 	d.history, d.events = &historyStore{db: d}, &eventLog{db: d}
 	d.readState = &readStateStore{db: d, seed: maphash.MakeSeed()}
-	d.room = newRoom(cfg.FS, filepath.Clean(cfg.Dir))
+	d.patience = disk.NewPatience(cfg.Log.With("dir", cfg.Dir))
+	d.room = newRoom(cfg.FS, filepath.Clean(cfg.Dir), d.patience)
 	opts := &pebble.Options{
-		FS:                 cfg.FS,
+		FS:                 patientFS{cfg.FS, d.patience},
 		Logger:             pebbleLogger{d},
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       memTableBytes,
@@ -117,7 +121,7 @@ func Open(cfg Config) (*DB, error) {
 }
 
 func openKind(err error) problem.Kind {
-	if errors.Is(err, syscall.ENOSPC) {
+	if disk.IsFull(err) {
 		return problem.Full
 	}
 	return problem.Unavailable
@@ -126,8 +130,10 @@ func openKind(err error) problem.Kind {
 // Close waits for calls that are under way, then closes the database. Later
 // calls, and a second Close, do no harm. A database that has failed can't always
 // be closed: then the error is of kind Unavailable, and its directory is free
-// when the process ends.
+// when the process ends. So it may be with one whose disk is full: what waits for
+// room then is given up.
 func (d *DB) Close() error {
+	d.patience.End()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -261,7 +267,7 @@ func (d *DB) err() error {
 	switch {
 	case cause == nil:
 		return nil
-	case errors.Is(*cause, syscall.ENOSPC):
+	case disk.IsFull(*cause): // at a sync, or in a stop
 		return problem.Wrap(*cause, problem.Unavailable, "the disk was full: free space, then restart")
 	default:
 		return problem.Wrap(*cause, problem.Unavailable, "the database has failed; restart it")

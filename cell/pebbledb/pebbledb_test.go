@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -112,7 +115,7 @@ func TestClose_LaterCallsAreRefused(t *testing.T) {
 // them hanging and none with a success that is not on disk; afterwards every call
 // is refused, and what was acked is there after a restart.
 func TestDB_I1_FailureIsLatched(t *testing.T) {
-	for _, cause := range []error{errDisk, fmt.Errorf("write: %w", syscall.ENOSPC)} {
+	for _, cause := range []error{errDisk, fmt.Errorf("sync: %w", syscall.EIO)} {
 		in, err := newInstance()
 		if err != nil {
 			t.Fatal(err)
@@ -148,7 +151,7 @@ func TestDB_I1_FailureIsLatched(t *testing.T) {
 		in.broken.Store(&cause)
 		wg.Wait()
 		<-in.db.Failed()
-		if !errors.Is(in.db.Err(), cause) && !errors.Is(in.db.Err(), syscall.ENOSPC) {
+		if !errors.Is(in.db.Err(), cause) {
 			t.Errorf("the database failed for %v; want %v", in.db.Err(), cause)
 		}
 		for name, err := range map[string]error{
@@ -174,6 +177,108 @@ func TestDB_I1_FailureIsLatched(t *testing.T) {
 		}
 		if err := in.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Invariant 3 of DB: on a disk that is full writes wait, whatever Pebble was about
+// to do; new posts are refused at once, reads go on. With room again all goes on
+// where it was, and a crash in between costs nothing that was acked.
+func TestDB_I3_FullDiskIsOutlasted(t *testing.T) {
+	const writers, value, revs = 8, 50_000, 150 // some four memtables in all
+	for _, crash := range []bool{false, true} {
+		in, err := newInstance()
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim(t, in.Store(), 0)
+		var wg sync.WaitGroup
+		acked := make([]atomic.Uint64, writers)
+		var done atomic.Int64
+		row := func(rev topology.Rev) []msglog.Row {
+			return []msglog.Row{{Rev: rev, Time: msglog.Time(1, uint64(rev)), Blob: make([]byte, value)}}
+		}
+		for i := range writers {
+			ch := ref
+			ch.Workspace = topology.WorkspaceID(fmt.Sprint("W", i))
+			wg.Go(func() {
+				for rev := topology.Rev(1); rev <= revs; {
+					switch err := in.Store().Append(t.Context(), ch.Shard(), 1, []msglog.Write{{Channel: ch, Rows: row(rev)}}); {
+					case err == nil:
+						acked[i].Store(uint64(rev))
+						done.Add(1)
+						rev++
+					case problem.Is(err, problem.Full):
+						runtime.Gosched()
+					default:
+						if !crash {
+							t.Errorf("rev %d: %v", rev, err)
+						}
+						return
+					}
+				}
+			})
+		}
+		await(t, "enough posts", func() bool { return done.Load() > 300 })
+		in.full.Store(true)
+		// All writers may wait by now: who comes later is refused.
+		tries := 0
+		await(t, "a refusal", func() bool {
+			ch := ref
+			ch.Workspace = topology.WorkspaceID(fmt.Sprint("late", tries))
+			tries++
+			answer := make(chan error, 1)
+			wg.Go(func() {
+				answer <- in.Store().Append(t.Context(), ch.Shard(), 1, []msglog.Write{{Channel: ch, Rows: row(1)}})
+			})
+			select {
+			case err := <-answer:
+				return problem.Is(err, problem.Full)
+			case <-time.After(50 * time.Millisecond): // it waits, too
+				return false
+			}
+		})
+		if rows, err := in.Store().Tail(t.Context(), topology.ChannelRef{Place: topology.Place{Workspace: "W0", Generation: 1}, Channel: ref.Channel}, 1, 1000); err != nil || len(rows) == 0 {
+			t.Errorf("reading while the disk is full: %d rows, %v", len(rows), err)
+		}
+		if in.db.Err() != nil {
+			t.Errorf("the database failed: %v", in.db.Err())
+		}
+		left := make([]uint64, writers)
+		for i := range acked {
+			left[i] = acked[i].Load()
+		}
+		if crash {
+			err = in.Crash()
+		} else {
+			in.full.Store(false)
+		}
+		wg.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range writers {
+			ch := ref
+			ch.Workspace = topology.WorkspaceID(fmt.Sprint("W", i))
+			want := left[i]
+			if !crash {
+				want = revs
+			}
+			if rows, err := in.Store().Tail(t.Context(), ch, 1, 1<<20); err != nil || uint64(len(rows)) < want {
+				t.Errorf("writer %d was acked up to rev %d; %d rows are left, %v", i, want, len(rows), err)
+			}
+		}
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not come", what)
 		}
 	}
 }

@@ -79,6 +79,9 @@ func (s *readStateStore) Put(ctx context.Context, u readstate.User, ch topology.
 			return stored, err
 		}
 	}
+	if err := s.db.room.take(len(key)); err != nil {
+		return readstate.Mark{}, err
+	}
 	b := s.db.pebble.NewBatch()
 	if err := b.Set(key, encodeReadMark(m), nil); err != nil {
 		return readstate.Mark{}, errors.Join(err, b.Close())
