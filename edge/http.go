@@ -328,7 +328,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		}
 	}
 	most := bodyMax(r.URL.Path)
-	if r.ContentLength > most { // nothing of it is read
+	if r.ContentLength > most {
+		if r.ContentLength <= 2*most { // else nothing of it is read; who is still sending may miss the answer
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
 		return nil, problem.New(problem.TooLarge, "the body is larger than %d bytes", most)
 	}
 	inner := w
