@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap/zapcore"
 
+	"parley/internal/disk"
 	"parley/internal/problem"
 )
 
@@ -26,6 +27,8 @@ type EtcdConfig struct {
 	// certificate of that authority. "" = plain text, for tests.
 	TLSDir string
 	Log    *slog.Logger
+
+	free func(dir string) (uint64, error) // tests'; default disk.Free
 }
 
 // etcdQuota bounds the embedded etcd's disk: enough for a million routes.
@@ -83,6 +86,9 @@ func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.free == nil {
+		cfg.free = disk.Free
+	}
 	e := &Etcd{log: cfg.Log.With("dir", cfg.Dir), failed: make(chan error, 1)}
 	conf, err := embedConfig(cfg, func(err error) {
 		e.broken.Store(true)
@@ -99,7 +105,7 @@ func StartEtcd(ctx context.Context, cfg EtcdConfig) (*Etcd, error) {
 	go e.watch() // ends with the server
 	select {
 	case <-server.Server.ReadyNotify():
-		go newRoom(e, conf.Dir).keep() // ends with the server
+		go (&room{etcd: e, dir: conf.Dir, free: cfg.free}).keep() // ends with the server
 		return e, nil
 	case err = <-e.failed:
 	case <-server.Server.StopNotify():

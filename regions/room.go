@@ -8,8 +8,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
-
-	"parley/internal/disk"
 )
 
 // etcd ends itself at the first write that finds no room on the disk. So the embedded
@@ -31,6 +29,7 @@ const (
 type room struct {
 	etcd *Etcd
 	dir  string
+	free func(dir string) (uint64, error)
 	size int64 // of the database, when the reserve was last taken
 }
 
@@ -49,7 +48,7 @@ func (r *room) keep() {
 }
 
 func (r *room) look() {
-	free, err := disk.Free(r.dir)
+	free, err := r.free(r.dir)
 	if err != nil {
 		return // a file system that can't tell is taken to have room
 	}
@@ -108,5 +107,3 @@ func (r *room) setAlarm(on bool) error {
 	_, err := s.Alarm(ctx, req)
 	return err
 }
-
-func newRoom(e *Etcd, dir string) *room { return &room{etcd: e, dir: dir} }
