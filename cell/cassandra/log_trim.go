@@ -130,8 +130,11 @@ func (t *trimmer) old(ctx context.Context, ch topology.ChannelRef, bucket int64,
 		return false, nil
 	}
 	body, there, err := t.db.last(ctx, ch, bucket)
-	if err != nil || !there {
-		return !there, err // dropped before, and the floor was not noted
+	if err != nil {
+		return false, err
+	}
+	if !there {
+		return true, nil // dropped before, and the floor was not noted
 	}
 	c, err := change.Decode(body)
 	if err != nil {

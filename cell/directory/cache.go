@@ -112,8 +112,9 @@ func NewCache(d *Directory, cfg CacheConfig) *Cache {
 		counts:     newAnswers[channelKey](cfg, d, always[int]),
 	}
 	c.workspaces.followed = func(Workspace) bool { return d.watch.heardWithin(cfg.TTL) }
-	c.users.followed = func(User) bool { return d.watch.heardWithin(cfg.TTL) } // a person's row is written once
-	c.members.followed = func(m member) bool {                                 // where somebody joined is not told again when it is known
+	// A person's row is written once: there are no changes of it.
+	c.users.followed = func(User) bool { return d.watch.heardWithin(cfg.TTL) }
+	c.members.followed = func(m member) bool { // where somebody joined is not told again when it is known
 		return m.JoinedSeq != pending && d.watch.heardWithin(cfg.TTL)
 	}
 	c.lists.size = func(ms []Membership) int { return 1 + len(ms) }

@@ -248,7 +248,7 @@ func (w *watch) follow(ctx context.Context) error {
 	switch {
 	case head == w.cursor:
 		return nil
-	case head > w.cursor && head-w.cursor <= followMax && len(c.members) <= followMax && len(c.members)+len(c.workspaces) > 0:
+	case head > w.cursor && head-w.cursor <= followMax && max(len(c.members), len(c.workspaces)) <= followMax && len(c.members)+len(c.workspaces) > 0:
 		w.tell(func(l listener) { l.changed(c) })
 	default: // too much, or the database is from a backup
 		w.tell(listener.changedAny)
@@ -266,7 +266,7 @@ const (
 
 // newsQuery is one statement, so that all its rows are of one moment.
 const newsQuery = `SELECT 0, '', 0, '', '', value FROM counters WHERE name = 'outbox'
-	UNION ALL SELECT 1, id, 0, '', '', changed FROM workspaces WHERE changed > $1
+	UNION ALL SELECT 1, id, 0, '', '', changed FROM (SELECT id, changed FROM workspaces WHERE changed > $1 LIMIT $2) AS w
 	UNION ALL SELECT 2, workspace, generation, channel, member, entry FROM
 		(SELECT workspace, generation, channel, member, entry FROM user_changes WHERE entry > $1 LIMIT $2) AS m`
 
