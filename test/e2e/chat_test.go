@@ -124,11 +124,20 @@ func (k *talk) checkScrollBack(t *testing.T, d *dev) {
 	k.fay.sees(t, "#history-0 ·")
 	all := history(t, d.as(t, 1, 0, 0), channelNamed(t, d, "history-0"))
 	old, _, _ := strings.Cut(strings.TrimSpace(all[len(all)-back].Text), " ünï")
+	// A page is gone to when the last one stands still: what scrolls by faster than one
+	// looks is not seen.
+	const stands, late = 3, 50
+	var last, left string
+	looks := 0
 	k.fay.until(t, old, func(screen string) bool {
 		if strings.Contains(screen, old) {
 			return true
 		}
-		if !strings.Contains(screen, "loading") {
+		if looks++; screen != last {
+			last, looks = screen, 0
+		}
+		if !strings.Contains(screen, "loading") && (looks >= stands && screen != left || looks >= late) {
+			left, looks = screen, 0
 			k.fay.types(t, pgUpKey)
 		}
 		return false
